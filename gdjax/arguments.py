@@ -1,0 +1,182 @@
+"""A call whose numbers are leaves: what rules, schedules and stopping rules have in common.
+
+A factory such as ``sgd(learning_rate, momentum=None)`` is called by the user; the call itself, factory and arguments, is then the object. Floats and
+arrays among the arguments are leaves of it, so they can be traced, mapped over and differentiated; everything else (None, bool, int, str, callables) is
+static structure. Which is which is decided once, at the user's call, and kept, because tree maps put booleans, None or object() in the place of leaves.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def is_number(x: Any) -> bool:
+    """True for the arguments that become leaves: floats and arrays, concrete or traced."""
+    if isinstance(x, (bool, int, str, np.bool_)) or callable(x):
+        return False
+    return isinstance(x, (float, complex, np.generic, np.ndarray, jax.Array)) or hasattr(x, "__jax_array__")
+
+
+def is_concrete(x: Any) -> bool:
+    """True for a number whose value can be looked at now."""
+    return isinstance(x, (int, float, np.generic, np.ndarray)) or (isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer))
+
+
+def check_number(factory: str, name: str, value: Any, *, low: float = -np.inf, high: float = np.inf, open_low=False, open_high=False, wanted: str) -> None:
+    """Raise ValueError if a concrete number (or any entry of an array of them) is NaN or out of range; tracers and schedules pass."""
+    if callable(value) or value is None or not is_concrete(value):
+        if value is None or callable(value) or hasattr(value, "dtype") or not isinstance(value, (str, list, tuple, dict, set)):
+            return
+        raise TypeError(f"{factory}: {name} is {value!r}; wanted {wanted}.")
+    number = np.asarray(value)
+    if number.dtype == bool or number.dtype.kind in "OSU":
+        raise TypeError(f"{factory}: {name} is {value!r}; wanted {wanted}.")
+    number = np.asarray(number, np.float64)
+    good = (number > low if open_low else number >= low) & (number < high if open_high else number <= high)
+    if not np.all(good):  # NaN compares false
+        raise ValueError(f"{factory}: {name} is {number if number.ndim else float(number)}; wanted {wanted}.")
+
+
+class Factory:
+    """A factory whose calls are pytrees. Calling it checks the arguments, by running the factory once, and returns ``self.kind`` bound to them."""
+
+    def __init__(self, function, kind):
+        self.function, self.kind = function, kind
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args, **kwargs):
+        leaves, treedef = jax.tree.flatten((args, kwargs))
+        static = tuple(None if is_number(x) else (x,) for x in leaves)
+        bound = self.kind(self, treedef, static, tuple(x for x in leaves if is_number(x)))
+        if self._can_try(leaves):
+            bound.build()
+        return bound
+
+    def _can_try(self, leaves) -> bool:
+        # Foreign factories may compare their numbers, which arrays of numbers (a sweep) do not allow; ours check entry by entry.
+        ours = getattr(self.function, "__module__", "").split(".")[0] == "gdjax"
+        return ours or not any(np.ndim(x) or isinstance(x, jax.core.Tracer) for x in leaves if is_number(x))
+
+    def __eq__(self, other):
+        return isinstance(other, Factory) and self.function == other.function and self.kind is other.kind
+
+    def __hash__(self):
+        return hash((Factory, self.function))
+
+    def __repr__(self):
+        return f"<{self.kind.__name__.lower()} factory {self.__name__}{inspect.signature(self)}>"
+
+    def __get__(self, instance, owner=None):
+        return self
+
+    def __reduce__(self):
+        found: Any = sys.modules.get(self.__module__)
+        for part in self.__qualname__.split("."):
+            found = getattr(found, part, None)
+        if found is self:
+            return self.__qualname__
+        return Factory, (self.function, self.kind)
+
+
+class Call:
+    """A factory bound to its arguments: a pytree whose leaves are the numbers among them. Equality, hash, repr, copy and pickle are by value."""
+
+    factory: Factory
+    treedef: Any
+    static: tuple
+    leaves: tuple
+
+    def _bind(self, factory, treedef, static, leaves) -> None:
+        self.factory, self.treedef, self.static, self.leaves = factory, treedef, static, tuple(leaves)
+
+    def args_and_kwargs(self) -> tuple[tuple, dict]:
+        """The arguments of the call, leaves in their places (whatever they are now: numbers, tracers, None, masks)."""
+        numbers = iter(self.leaves)
+        return jax.tree.unflatten(self.treedef, [next(numbers) if place is None else place[0] for place in self.static])
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All arguments by name, defaults included."""
+        args, kwargs = self.args_and_kwargs()
+        bound = inspect.signature(self.factory.function).bind(*args, **kwargs)
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+    def build(self):
+        """What the factory makes of these arguments."""
+        args, kwargs = self.args_and_kwargs()
+        return self.factory.function(*args, **kwargs)
+
+    def tree_flatten(self):
+        return self.leaves, (self.factory, self.treedef, self.static)
+
+    @classmethod
+    def tree_unflatten(cls, aux, leaves):
+        return cls(*aux, tuple(leaves))
+
+    def __eq__(self, other):
+        if type(self) is not type(other):
+            return NotImplemented
+        if (self.factory, self.treedef, self.static) != (other.factory, other.treedef, other.static):
+            return False
+        return all(x is y or bool(np.all(np.asarray(x == y))) for x, y in zip(self.leaves, other.leaves, strict=True))
+
+    def __ne__(self, other):  # tuple, a base of Rule, has its own
+        equal = self.__eq__(other)
+        return equal if equal is NotImplemented else not equal
+
+    def __hash__(self):
+        return hash((self.factory, self.treedef, self.static))
+
+    def __repr__(self):
+        args, kwargs = self.args_and_kwargs()
+        try:
+            bound = inspect.signature(self.factory.function).bind(*args, **kwargs).arguments
+        except TypeError:
+            bound = {str(i): x for i, x in enumerate(args)} | kwargs
+        parts = []
+        for name, value in bound.items():
+            kind = inspect.signature(self.factory.function).parameters.get(name)
+            if kind is not None and kind.kind is inspect.Parameter.VAR_POSITIONAL:
+                parts += [_show(x) for x in value]
+            elif kind is not None and kind.kind is inspect.Parameter.VAR_KEYWORD:
+                parts += [f"{key}={_show(x)}" for key, x in value.items()]
+            else:
+                parts.append(f"{name}={_show(value)}")
+        return f"{self.factory.__name__}({', '.join(parts)})"
+
+    def __copy__(self):
+        return type(self)(self.factory, self.treedef, self.static, self.leaves)
+
+    def __deepcopy__(self, memo):
+        return type(self)(self.factory, self.treedef, self.static, copy.deepcopy(self.leaves, memo))
+
+    def __reduce__(self):
+        args, kwargs = self.args_and_kwargs()
+        return _rebuild, (self.factory, args, kwargs, tuple(place is None for place in self.static))
+
+
+def _rebuild(factory, args, kwargs, dynamic):
+    # A treedef does not pickle; the arguments do, and which of them are leaves is kept beside them.
+    leaves, treedef = jax.tree.flatten((args, kwargs))
+    static = tuple(None if is_leaf else (x,) for x, is_leaf in zip(leaves, dynamic, strict=True))
+    return factory.kind(factory, treedef, static, tuple(x for x, is_leaf in zip(leaves, dynamic, strict=True) if is_leaf))
+
+
+def _show(x) -> str:
+    if isinstance(x, jax.core.Tracer):
+        return f"<traced {x.aval.str_short()}>"
+    if isinstance(x, (jax.Array, np.ndarray, np.generic)):
+        return f"{x.item():.6g}" if np.ndim(x) == 0 and x.dtype.kind in "fiu" else f"<{x.dtype}{list(np.shape(x))}>"
+    if isinstance(x, float):
+        return f"{x:.6g}"
+    if callable(x) and not isinstance(x, Call) and hasattr(x, "__name__"):
+        return x.__name__
+    return repr(x)

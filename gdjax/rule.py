@@ -1,0 +1,155 @@
+"""Rules: optax gradient transformations whose numbers are pytree leaves."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from gdjax.arguments import Call, Factory
+from gdjax.typing import Params, RuleState
+
+
+class Functions(NamedTuple):
+    """What a rule's factory returns, named: ``(init, update)`` or ``(init, update, eval_params)``."""
+
+    init: Any
+    update: Any
+    eval_params: Any = None
+
+
+@jax.tree_util.register_pytree_node_class
+class Rule(Call, optax.GradientTransformationExtraArgs):
+    """A gradient transformation that is also a pytree: the numbers it was made with are its leaves, the rest is static structure.
+
+    Made by calling a factory under ``gdjax.rule``. It is an ``optax.GradientTransformationExtraArgs`` (``rule.init(params)``, ``rule.update(grads, state,
+    params, **extra)``), so every optax wrapper takes it; and it passes through ``jax.jit``, ``vmap``, ``grad`` and ``jax.tree.map`` as an argument.
+
+    Attributes:
+        arguments: all arguments by name, for example ``rule.arguments["learning_rate"]``.
+        leaves: the numbers, in order.
+
+    Example:
+        >>> import gdjax, jax
+        >>> gdjax.sgd(0.1, momentum=0.9)
+        sgd(learning_rate=0.1, momentum=0.9)
+        >>> gdjax.sgd(0.1) == gdjax.sgd(0.1), gdjax.sgd(0.1) == gdjax.sgd(0.2)
+        (True, False)
+        >>> jax.tree.map(lambda number: number / 2, gdjax.sgd(0.1))
+        sgd(learning_rate=0.05)
+    """
+
+    def __new__(cls, factory, treedef, static, leaves):
+        # The pair is built when it is used, not here: leaves may be tracers, None, masks or object().
+        self = super().__new__(
+            cls,
+            lambda params: self.build().init(params),
+            lambda grads, state, params=None, **extra: self.build().update(grads, state, params, **extra),
+        )
+        self._bind(factory, treedef, static, leaves)
+        return self
+
+    def build(self) -> Functions:
+        """The functions for these arguments."""
+        made = super().build()
+        if not isinstance(made, tuple) or not 2 <= len(made) <= 3:
+            name = self.factory.__name__
+            raise TypeError(f"{name} returned {type(made).__name__}; a rule's factory returns (init, update) or (init, update, eval_params): return init, update.")
+        made = Functions(*made)._replace(eval_params=made.eval_params) if isinstance(made, Rule) else Functions(*made)
+        pair = optax.GradientTransformationExtraArgs(made.init, made.update)
+        return made._replace(update=optax.with_extra_args_support(pair).update)
+
+    @property
+    def eval_params(self):
+        """``eval_params(state, params)``, or None where the rule reports the point at which it takes gradients."""
+        return self.build().eval_params
+
+
+def rule(factory) -> Factory:
+    """Turns a factory of (init, update) into one of rules: transformations whose numbers are leaves.
+
+    Works as a decorator for new rules and as a lift for any optax factory: ``adam = gdjax.rule(optax.adam)``. Float and array arguments become leaves of the
+    result (one compilation for all learning rates, ``vmap`` over rules, ``grad`` through them); None, bool, int, str and callables stay static structure, so
+    ``if nesterov:`` and ``range(steps)`` work as ever.
+
+    Args:
+        factory: ``factory(*args, **kwargs)`` that returns ``(init, update)``, ``(init, update, eval_params)`` or an optax gradient transformation. See
+            ``gdjax.typing`` for the protocols. It is run once at the user's call, so the checks it makes are made there.
+
+    Returns:
+        The factory, with the same signature and docstring, returning a ``Rule``.
+
+    Raises:
+        TypeError: what was given is not callable (a transformation that is already made: pass its factory instead).
+
+    Example:
+        >>> import gdjax, jax, jax.numpy as jnp, optax
+        >>> adam = gdjax.rule(optax.adam)
+        >>> final = jax.vmap(lambda rule: gdjax.minimize(lambda w: (w - 2.0) ** 2, 5.0, rule, max_steps=50).value)
+        >>> print(jnp.round(final(adam(jnp.array([0.01, 0.1, 1.0]))), 2))
+        [6.38 0.09 0.2 ]
+    """
+    if isinstance(factory, Factory):
+        return factory
+    if isinstance(factory, optax.GradientTransformation) or not callable(factory):
+        raise TypeError(f"rule: got {type(factory).__name__}, wanted a factory. Type gdjax.rule(optax.adam)(1e-3), not gdjax.rule(optax.adam(1e-3)).")
+    return Factory(factory, Rule)
+
+
+@rule
+def fixed(transformation):
+    """An optax transformation as it is, with nothing in it to trace: two of them are equal only if they are the same object."""
+    return transformation
+
+
+def as_rule(transformation, argument: str = "rule") -> Rule:
+    """The door for rules: a Rule as it is, any other optax transformation as a static one, anything else an error."""
+    if isinstance(transformation, Rule):
+        return transformation
+    if isinstance(transformation, optax.GradientTransformation):
+        return fixed(transformation)
+    name = getattr(transformation, "__name__", "sgd")
+    hint = f"{name}(0.1)" if callable(transformation) else "gdjax.sgd(0.1) or optax.adam(1e-3)"
+    raise TypeError(f"{argument} is {transformation!r}; wanted a gradient transformation (init, update): pass {hint}.")
+
+
+@rule
+def chain(*rules):
+    """Applies rules one after the other: the updates of the first are the gradients of the second.
+
+    Equal to ``optax.chain``, and a rule: the numbers of the members are its leaves, and ``gdjax.eval_params`` finds the member that has one.
+
+    Args:
+        rules: rules or optax transformations, in order.
+
+    Example:
+        >>> import gdjax, optax
+        >>> gdjax.chain(gdjax.rule(optax.clip_by_global_norm)(1.0), gdjax.sgd(0.1))
+        chain(clip_by_global_norm(max_norm=1), sgd(learning_rate=0.1))
+    """
+    members = [as_rule(member, "chain: a member") for member in rules]
+    pair = optax.chain(*members)
+    readers = [(index, member.eval_params) for index, member in enumerate(members) if member.eval_params is not None]
+
+    def eval_params(state, params):
+        for index, reader in readers:
+            params = reader(state[index], params)
+        return params
+
+    return pair.init, pair.update, eval_params if readers else None
+
+
+def eval_params(rule: Any, state: RuleState, params: Params) -> Params:
+    """The params a rule reports: ``params`` themselves, except for rules that take gradients elsewhere (Nesterov, schedule-free, averaging).
+
+    Args:
+        rule: a rule or optax transformation, chains included.
+        state: its state.
+        params: the params its last step returned.
+
+    Returns:
+        Params at which to evaluate and which to keep.
+    """
+    reader = as_rule(rule).eval_params
+    return params if reader is None else reader(state, params)

@@ -1,0 +1,121 @@
+"""Arithmetic on pytrees of arrays. A scalar takes the dtype of the leaf it meets, so bfloat16 params stay bfloat16 under any float32 learning rate.
+
+``None`` is an empty subtree, as everywhere in JAX. Reductions accumulate in float32 at least.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Tree = Any
+
+
+def _accumulator(dtype) -> Any:
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _cast(scalar, leaf):
+    return jnp.asarray(scalar).astype(jnp.result_type(leaf))
+
+
+def map(function, *trees: Tree) -> Tree:  # the namespace's own map: tree.map, as in jax.tree.map
+    """``jax.tree.map``, so that one import serves."""
+    return jax.tree.map(function, *trees)
+
+
+def add(a: Tree, b: Tree) -> Tree:
+    """a + b, in the dtypes of a."""
+    return jax.tree.map(lambda x, y: x + y.astype(jnp.result_type(x)), a, b)
+
+
+def subtract(a: Tree, b: Tree) -> Tree:
+    """a - b, in the dtypes of a."""
+    return jax.tree.map(lambda x, y: x - y.astype(jnp.result_type(x)), a, b)
+
+
+def scale(scalar, a: Tree) -> Tree:
+    """s a."""
+    return jax.tree.map(lambda x: _cast(scalar, x) * x, a)
+
+
+def add_scaled(a: Tree, scalar, b: Tree) -> Tree:
+    """a + s b, in the dtypes of a."""
+    return jax.tree.map(lambda x, y: x + _cast(scalar, x) * y.astype(jnp.result_type(x)), a, b)
+
+
+def cast_like(a: Tree, like: Tree) -> Tree:
+    """a, leaf by leaf in the dtype of ``like``."""
+    return jax.tree.map(lambda x, y: jnp.asarray(x).astype(jnp.result_type(y)), a, like)
+
+
+def zeros_like(a: Tree) -> Tree:
+    """Zeros of the same structure, shapes and dtypes."""
+    return jax.tree.map(jnp.zeros_like, a)
+
+
+def copy(a: Tree) -> Tree:
+    """New buffers with the same content, so that the originals survive donation."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), a)
+
+
+def where(condition, a: Tree, b: Tree) -> Tree:
+    """a where the scalar condition holds, else b."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def vdot(a: Tree, b: Tree) -> jax.Array:
+    """⟨a, b⟩ over all leaves, accumulated in float32 at least; 0 for an empty tree."""
+    products = jax.tree.map(lambda x, y: jnp.vdot(x.astype(_accumulator(x.dtype)), y.astype(_accumulator(x.dtype))), a, b)
+    return sum(jax.tree.leaves(products), jnp.zeros((), dtype_of(a)))
+
+
+@jax.custom_jvp
+def _root(square):
+    return jnp.sqrt(square)
+
+
+@_root.defjvp
+def _root_jvp(primals, tangents):
+    # The derivative of a norm at 0 is taken as 0, not NaN: a run that has arrived stays differentiable.
+    root = _root(*primals)
+    return root, tangents[0] * jnp.where(root > 0, 0.5 / jnp.where(root > 0, root, 1), 0)
+
+
+def norm(a: Tree) -> jax.Array:
+    """‖a‖₂ over all leaves, accumulated in float32 at least; its derivative at 0 is 0."""
+    return _root(vdot(a, a))
+
+
+def dtype_of(a: Tree) -> Any:
+    """The dtype scalars about this tree are kept in: the widest of its leaves, float32 at least."""
+    return jnp.result_type(jnp.float32, *(jnp.result_type(x) for x in jax.tree.leaves(a)))
+
+
+def all_finite(a: Tree) -> jax.Array:
+    """True if no inexact leaf holds NaN or inf."""
+    checks = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(a) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    return jnp.all(jnp.stack(checks)) if checks else jnp.asarray(True)
+
+
+def size(a: Tree) -> int:
+    """The number of entries in all leaves."""
+    return sum(jnp.size(x) for x in jax.tree.leaves(a))
+
+
+def bytes_of(a: Tree) -> int:
+    """The bytes of all array leaves (typed keys counted by their data)."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(a) if hasattr(x, "dtype"))
+
+
+def is_traced(*trees: Tree) -> bool:
+    """True if any leaf is a tracer: the call happens inside jit, vmap or grad."""
+    return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(trees))
+
+
+def stop_gradient(a: Tree) -> Tree:
+    """``lax.stop_gradient`` on every leaf."""
+    return jax.tree.map(lax.stop_gradient, a)
