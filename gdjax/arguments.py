@@ -1,8 +1,9 @@
 """A call whose numbers are leaves: what rules, schedules and stopping rules have in common.
 
-A factory such as ``sgd(learning_rate, momentum=None)`` is called by the user; the call itself, factory and arguments, is then the object. Floats and
-arrays among the arguments are leaves of it, so they can be traced, mapped over and differentiated; everything else (None, bool, int, str, callables) is
-static structure. Which is which is decided once, at the user's call, and kept, because tree maps put booleans, None or object() in the place of leaves.
+A factory such as ``sgd(learning_rate, momentum=None)`` is called by the user; the call itself, factory and arguments, is then the object. Floats
+and arrays among the arguments are leaves of it, so they can be traced, mapped over and differentiated; everything else (None, bool, int, str,
+callables) is static structure. Which is which is decided once, at the user's call, and kept, because tree maps put booleans, None or object() in the
+place of leaves.
 """
 
 from __future__ import annotations
@@ -26,17 +27,24 @@ def is_number(x: Any) -> bool:
 
 def is_concrete(x: Any) -> bool:
     """True for a number whose value can be looked at now."""
-    return isinstance(x, (int, float, np.generic, np.ndarray)) or (isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer))
+    return isinstance(x, (int, float, complex, np.generic, np.ndarray)) or (isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer))
 
 
-def check_number(factory: str, name: str, value: Any, *, low: float = -np.inf, high: float = np.inf, open_low=False, open_high=False, wanted: str) -> None:
-    """Raise ValueError if a concrete number (or any entry of an array of them) is NaN or out of range; tracers and schedules pass."""
-    if callable(value) or value is None or not is_concrete(value):
-        if value is None or callable(value) or hasattr(value, "dtype") or not isinstance(value, (str, list, tuple, dict, set)):
-            return
+def check_number(
+    factory: str, name: str, value: Any, *, low: float = -np.inf, high: float = np.inf, open_low=False, open_high=False, required=False, wanted: str
+) -> None:
+    """Raise for what is not a real number (TypeError), is NaN or out of range (ValueError); arrays entry by entry, tracers pass.
+
+    None and schedules (any callables) pass too, unless the number is required.
+    """
+    if not required and (value is None or callable(value)):
+        return
+    if not (is_number(value) or (isinstance(value, int) and not isinstance(value, bool))):
         raise TypeError(f"{factory}: {name} is {value!r}; wanted {wanted}.")
+    if not is_concrete(value):
+        return
     number = np.asarray(value)
-    if number.dtype == bool or number.dtype.kind in "OSU":
+    if number.dtype.kind in "bcOSU":
         raise TypeError(f"{factory}: {name} is {value!r}; wanted {wanted}.")
     number = np.asarray(number, np.float64)
     good = (number > low if open_low else number >= low) & (number < high if open_high else number <= high)

@@ -23,8 +23,9 @@ class Functions(NamedTuple):
 class Rule(Call, optax.GradientTransformationExtraArgs):
     """A gradient transformation that is also a pytree: the numbers it was made with are its leaves, the rest is static structure.
 
-    Made by calling a factory under ``gdjax.rule``. It is an ``optax.GradientTransformationExtraArgs`` (``rule.init(params)``, ``rule.update(grads, state,
-    params, **extra)``), so every optax wrapper takes it; and it passes through ``jax.jit``, ``vmap``, ``grad`` and ``jax.tree.map`` as an argument.
+    Made by calling a factory under ``gdjax.rule``. It is an ``optax.GradientTransformationExtraArgs`` (``rule.init(params)``,
+    ``rule.update(grads, state, params, **extra)``), so every optax wrapper takes it; and it passes through ``jax.jit``, ``vmap``, ``grad`` and
+    ``jax.tree.map`` as an argument.
 
     Attributes:
         arguments: all arguments by name, for example ``rule.arguments["learning_rate"]``.
@@ -53,9 +54,11 @@ class Rule(Call, optax.GradientTransformationExtraArgs):
     def build(self) -> Functions:
         """The functions for these arguments."""
         made = super().build()
+        if not isinstance(made, tuple) and hasattr(made, "init") and hasattr(made, "update"):
+            made = made.init, made.update  # optax.MultiSteps
         if not isinstance(made, tuple) or not 2 <= len(made) <= 3:
-            name = self.factory.__name__
-            raise TypeError(f"{name} returned {type(made).__name__}; a rule's factory returns (init, update) or (init, update, eval_params): return init, update.")
+            name, kind = self.factory.__name__, type(made).__name__
+            raise TypeError(f"{name} returned a {kind}; wanted (init, update) or (init, update, eval_params): type return init, update.")
         made = Functions(*made)._replace(eval_params=made.eval_params) if isinstance(made, Rule) else Functions(*made)
         pair = optax.GradientTransformationExtraArgs(made.init, made.update)
         return made._replace(update=optax.with_extra_args_support(pair).update)
@@ -69,13 +72,13 @@ class Rule(Call, optax.GradientTransformationExtraArgs):
 def rule(factory) -> Factory:
     """Turns a factory of (init, update) into one of rules: transformations whose numbers are leaves.
 
-    Works as a decorator for new rules and as a lift for any optax factory: ``adam = gdjax.rule(optax.adam)``. Float and array arguments become leaves of the
-    result (one compilation for all learning rates, ``vmap`` over rules, ``grad`` through them); None, bool, int, str and callables stay static structure, so
-    ``if nesterov:`` and ``range(steps)`` work as ever.
+    Works as a decorator for new rules and as a lift for any optax factory: ``adam = gdjax.rule(optax.adam)``. Float and array arguments become
+    leaves of the result (one compilation for all learning rates, ``vmap`` over rules, ``grad`` through them); None, bool, int, str and callables stay
+    static structure, so ``if nesterov:`` and ``range(steps)`` work as ever.
 
     Args:
-        factory: ``factory(*args, **kwargs)`` that returns ``(init, update)``, ``(init, update, eval_params)`` or an optax gradient transformation. See
-            ``gdjax.typing`` for the protocols. It is run once at the user's call, so the checks it makes are made there.
+        factory: ``factory(*args, **kwargs)`` that returns ``(init, update)``, ``(init, update, eval_params)`` or an optax gradient transformation.
+            See ``gdjax.typing`` for the protocols. It is run once at the user's call, so the checks it makes are made there.
 
     Returns:
         The factory, with the same signature and docstring, returning a ``Rule``.

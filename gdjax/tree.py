@@ -14,12 +14,12 @@ from jax import lax
 Tree = Any
 
 
-def _accumulator(dtype) -> Any:
-    return jnp.promote_types(dtype, jnp.float32)
+def _widen(x) -> jax.Array:
+    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
-def _cast(scalar, leaf):
-    return jnp.asarray(scalar).astype(jnp.result_type(leaf))
+def _cast(x, leaf):
+    return jnp.asarray(x).astype(jnp.result_type(leaf))
 
 
 def map(function, *trees: Tree) -> Tree:  # the namespace's own map: tree.map, as in jax.tree.map
@@ -29,12 +29,12 @@ def map(function, *trees: Tree) -> Tree:  # the namespace's own map: tree.map, a
 
 def add(a: Tree, b: Tree) -> Tree:
     """a + b, in the dtypes of a."""
-    return jax.tree.map(lambda x, y: x + y.astype(jnp.result_type(x)), a, b)
+    return jax.tree.map(lambda x, y: x + _cast(y, x), a, b)
 
 
 def subtract(a: Tree, b: Tree) -> Tree:
     """a - b, in the dtypes of a."""
-    return jax.tree.map(lambda x, y: x - y.astype(jnp.result_type(x)), a, b)
+    return jax.tree.map(lambda x, y: x - _cast(y, x), a, b)
 
 
 def scale(scalar, a: Tree) -> Tree:
@@ -44,7 +44,7 @@ def scale(scalar, a: Tree) -> Tree:
 
 def add_scaled(a: Tree, scalar, b: Tree) -> Tree:
     """a + s b, in the dtypes of a."""
-    return jax.tree.map(lambda x, y: x + _cast(scalar, x) * y.astype(jnp.result_type(x)), a, b)
+    return jax.tree.map(lambda x, y: x + _cast(scalar, x) * _cast(y, x), a, b)
 
 
 def cast_like(a: Tree, like: Tree) -> Tree:
@@ -69,7 +69,7 @@ def where(condition, a: Tree, b: Tree) -> Tree:
 
 def vdot(a: Tree, b: Tree) -> jax.Array:
     """⟨a, b⟩ over all leaves, accumulated in float32 at least; 0 for an empty tree."""
-    products = jax.tree.map(lambda x, y: jnp.vdot(x.astype(_accumulator(x.dtype)), y.astype(_accumulator(x.dtype))), a, b)
+    products = jax.tree.map(lambda x, y: jnp.vdot(_widen(x), _widen(y)), a, b)
     return sum(jax.tree.leaves(products), jnp.zeros((), dtype_of(a)))
 
 

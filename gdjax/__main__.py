@@ -1,0 +1,160 @@
+"""``python -m gdjax``: a demonstration on real data, and the list of rules."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import gdjax
+from gdjax import plot, rules
+from gdjax.arguments import Factory
+
+SEED = 0  # of the split and of the batches; the first one there is, not one that was looked for
+L2 = 1e-3
+EXTRAS = {"sklearn": ("scikit-learn", "examples"), "matplotlib": ("matplotlib", "plot"), "tqdm": ("tqdm", "progress")}
+
+
+class Examples(NamedTuple):
+    """Rows of the table."""
+
+    features: Any  # float32, (rows, 30): standardised
+    label: Any  # float32, (rows,): 1 for benign, 0 for malignant
+
+
+class Table(NamedTuple):
+    """The table in two parts."""
+
+    train: Examples
+    held_out: Examples
+
+
+def load() -> Table:
+    """Breast-cancer tumours, a fifth of them held out at random, standardised with the statistics of the rest."""
+    from sklearn.datasets import load_breast_cancer
+
+    features, label = load_breast_cancer(return_X_y=True)
+    held_out, train = np.split(np.random.default_rng(SEED).permutation(len(label)), [-(-len(label) // 5)])
+    mean, deviation = features[train].mean(axis=0), features[train].std(axis=0)
+    standard = Examples(np.float32((features - mean) / deviation), np.float32(label))
+    return Table(*(Examples(*(column[rows] for column in standard)) for rows in (train, held_out)))
+
+
+def logit(params, features):
+    """The log odds of benign."""
+    return features @ params["weights"] + params["bias"]
+
+
+def example_loss_fn(params, example: Examples):
+    """Minus the log likelihood of one tumour, log(1 + exp(-±logit))."""
+    return jax.nn.softplus((1.0 - 2.0 * example.label) * logit(params, example.features))
+
+
+loss_fn = gdjax.finite_sum(example_loss_fn, lambda params: 0.5 * L2 * jnp.vdot(params["weights"], params["weights"]))
+
+
+def curvature(train: Examples) -> float:
+    """L, the largest curvature of the loss anywhere: λ_max(XᵀX)/4n + l2, X with a column of ones for the bias."""
+    design = np.column_stack([train.features, np.ones(len(train.label))])
+    return float(np.linalg.eigvalsh(design.T @ design / len(design))[-1] / 4 + L2)
+
+
+def accuracy(params, examples: Examples) -> float:
+    """The share of the tumours told right."""
+    return float(np.mean((np.asarray(logit(params, examples.features)) > 0) == (examples.label > 0.5)))
+
+
+def descend(train: Examples) -> dict[str, gdjax.Result]:
+    """The same loss twice: all rows for each step, and 32 at a time."""
+    start = {"weights": jnp.zeros(train.features.shape[1]), "bias": jnp.zeros(())}
+    full, mini = gdjax.gd(1 / curvature(train)), gdjax.sgd(0.01, momentum=0.9)
+    near = gdjax.stop.grad_norm(1e-3)
+    return {
+        "gradient descent, full batch": gdjax.fit(loss_fn, start, train, full, batch_size=None, epochs=5000, stop=near, progress=True),
+        "SGD with momentum, batches of 32": gdjax.fit(loss_fn, start, train, mini, batch_size=32, epochs=100, key=SEED, progress=True),
+    }
+
+
+def missing() -> list[str]:
+    """The modules of the extras that are not installed."""
+    return [module for module in EXTRAS if importlib.util.find_spec(module) is None]
+
+
+def advice(modules: list[str]) -> str:
+    """What to type to have them."""
+    packages, extras = zip(*(EXTRAS[module] for module in modules), strict=True)
+    return f'the demo needs {", ".join(packages)}: type pip install "gdjax[{",".join(extras)}]", or pip install {" ".join(packages)}'
+
+
+def save(results: dict[str, gdjax.Result], out: Path) -> Path:
+    """The loss curves as a PNG."""
+    out.mkdir(parents=True, exist_ok=True)
+    ax = plot.history(results)
+    ax.set_title("Logistic regression on the breast-cancer table")
+    ax.figure.savefig(out / "loss.png", dpi=150)
+    return out / "loss.png"
+
+
+def demo(out: Path) -> int:
+    """Both descents, their verdicts, the accuracy on the held-out fifth, and the loss curves."""
+    started = time.perf_counter()
+    table = load()
+    print(f"Breast cancer: {len(table.train.label)} tumours to learn from, {len(table.held_out.label)} held out, 30 features; logistic regression.")
+    results = descend(table.train)
+    for name, result in results.items():
+        print(f"\n{name}\n{result}")
+        print(f"  loss       {float(gdjax.evaluate(loss_fn, result.params, table.train)):.6f} at these params, over all tumours of the training part")
+        print(f"  accuracy   {accuracy(result.params, table.train):.3f} in training, {accuracy(result.params, table.held_out):.3f} held out")
+    print(f"\nLoss curves in {save(results, out)}; all of it took {time.perf_counter() - started:.1f} s.")
+    return 0
+
+
+def list_rules() -> int:
+    """Every rule of ``gdjax.rules`` with its arguments and the first line of its docstring."""
+    for name, factory in sorted(vars(rules).items()):
+        if isinstance(factory, Factory):
+            print(f"{name}{inspect.signature(factory)}\n    {inspect.getdoc(factory).partition(chr(10))[0]}")
+    return 0
+
+
+def version() -> str:
+    """That of the installed package."""
+    try:
+        return importlib.metadata.version("gdjax")
+    except importlib.metadata.PackageNotFoundError:
+        return "(a checkout, not installed)"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m gdjax", description="Gradient descent in JAX: a demonstration on real data, and the list of rules.")
+    top.add_argument("--version", action="version", version=f"gdjax {version()}, jax {jax.__version__}")
+    commands = top.add_subparsers(dest="command", metavar="command", required=True)
+    shown = commands.add_parser("demo", help="gradient descent and SGD on the breast-cancer table", description=demo.__doc__)
+    shown.add_argument("--out", type=Path, default=Path("gdjax-demo"), metavar="DIR", help="where to put loss.png (default: %(default)s)")
+    commands.add_parser("rules", help="the update rules", description=list_rules.__doc__)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    top = parser()
+    chosen = top.parse_args(arguments)
+    if chosen.command == "rules":
+        return list_rules()
+    if lacking := missing():
+        top.exit(1, f"python -m gdjax: {advice(lacking)}\n")
+    return demo(chosen.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

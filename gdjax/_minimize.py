@@ -1,0 +1,92 @@
+"""``minimize``: full-batch descent on a function, compiled whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gdjax.loop import full_batch, host, traced
+from gdjax.loop.options import check_callable, check_no_host, check_options, check_resume, stopping_rule
+from gdjax.objective import Objective, check_params
+from gdjax.result import Result
+from gdjax.rule import Rule, as_rule
+from gdjax.stop import Stop
+from gdjax.typing import Params
+
+default_rule: Any = None  # a function that returns it, bound by gdjax/__init__.py: drivers know no rule by name
+
+
+def minimize(
+    fun,
+    params: Params,
+    rule: Rule | None = None,
+    *,
+    args: tuple = (),
+    tol=None,
+    stop: Stop | None = None,
+    max_steps: int = 1000,
+    history: tuple[str, ...] = ("value", "grad_norm"),
+    record_every: int = 1,
+    has_aux: bool = False,
+    differentiate: str = "implicit",
+    progress: bool | None = None,
+    resume: Any = None,
+) -> Result:
+    """Minimises ``fun(params, *args)`` by gradient descent, compiled whole, and says how it went.
+
+    Each step evaluates fₖ = fun(xₖ) and gₖ = ∇fun(xₖ), judges them, and moves: x_{k+1} ← xₖ + u, where the rule makes u of gₖ. The returned ``value`` and
+    ``grad_norm`` belong to the returned ``params``.
+
+    Args:
+        fun: ``fun(params, *args) -> loss`` (or ``(loss, aux)`` with ``has_aux``), a real scalar that ``jax.grad`` can differentiate. Keep one function object
+            and pass what varies in ``args``: a new lambda is a new compilation.
+        params: where to start: a pytree of real floating arrays. They are not modified or donated.
+        rule: a rule such as ``gdjax.gd(0.1)`` or any optax transformation, line searches included. None takes L-BFGS with a zoom line search
+            (``optax.lbfgs()``), which needs no learning rate.
+        args: further arguments of ``fun``, pytrees of arrays; derivatives are taken with respect to these.
+        tol: stop with CONVERGED when ‖∇f‖₂ ≤ tol: short for ``stop=gdjax.stop.grad_norm(tol)``. Default: ‖∇f‖₂ ≤ max(tol, eps ‖∇f(x₀)‖₂) with tol = 1e-8 in
+            float64, 1e-5 in float32, 1e-2 in bfloat16 and float16. 0 runs on until no progress is possible.
+        stop: a stopping rule from ``gdjax.stop``, joined with ``|``, instead of ``tol``; with both, either stops.
+        max_steps: updates at most, in the whole run (those before ``resume`` included).
+        history: what to record: any of "value", "grad_norm", "update_norm", "learning_rate", "evaluations".
+        record_every: record steps 0, k, 2k, …, and the last.
+        has_aux: ``fun`` returns (loss, aux); ``result.aux`` is that of the returned params.
+        differentiate: how derivatives of a traced run are taken. "implicit": those of ``params`` and ``value`` with respect to ``args``, by the implicit
+            function theorem, NaN unless the run converged. "unroll": of everything with respect to everything, rule and start included, by going through all
+            ``max_steps`` steps backwards.
+        progress: True or False, or None for a bar on a terminal once the run has taken two seconds. Needs the extra ``progress``.
+        resume: ``result.state`` of an earlier run of the same function and rule, to continue it bit for bit.
+
+    Returns:
+        A ``Result``. Inside jit, vmap or grad it is traced: its history has a fixed length, padded with NaN.
+
+    Raises:
+        TypeError, ValueError: bad arguments, named with what is wanted, before anything is computed; a loss that is not a real scalar; a loss or gradient that
+            is not finite at the start (inside a trace: NONFINITE with 0 steps).
+
+    Example:
+        >>> import gdjax
+        >>> result = gdjax.minimize(lambda w: (w - 2.0) ** 2, 5.0, gdjax.gd(0.1))
+        >>> print(result.status.name, f"{result.params:.3f}", result.history["value"][:2])
+        CONVERGED 2.000 [9.   5.76]
+    """
+    objective = Objective(check_callable(fun, "fun"), has_aux=has_aux, splat=True)
+    rule = default_rule() if rule is None else as_rule(rule)
+    check_options(history, record_every, max_steps, differentiate)
+    params = check_params(params if resume is None else check_resume(resume).progress.state.params)
+    if not isinstance(args, tuple):
+        raise TypeError(f"args is {type(args).__name__}; wanted a tuple of the further arguments of fun: type args=(X, y), or args=(X,) for one.")
+    run = dict(
+        objective=objective,
+        rule=rule,
+        params=params,
+        batch=args,
+        stop=stopping_rule(tol, stop, params),
+        max_steps=int(max_steps),
+        names=tuple(history),
+        record_every=int(record_every),
+        resume=resume,
+    )
+    if host.under_trace(fun, params, rule, args, run["stop"]):
+        check_no_host(run["stop"], progress, "minimize")
+        return traced.run(**run, differentiate=differentiate)
+    return full_batch.on_host(**run, progress=progress)

@@ -1,0 +1,197 @@
+"""The step: evaluate a loss, ask a rule, move. Two pure functions on which every driver is built."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gdjax import tree
+from gdjax.arguments import Call
+from gdjax.objective import Evaluation, Objective, check_chunk_size, check_params
+from gdjax.rule import Rule, as_rule
+from gdjax.typing import Batch, Key, ModelState, Params, RuleState
+
+
+class State(NamedTuple):
+    """What the next step needs."""
+
+    params: Params
+    rule_state: RuleState  # of the rule
+    model_state: ModelState  # or None
+    key: Key | None  # the run's key, shape (); the key of a step is folded from it
+    step: Any  # int32, shape (): updates made
+    evaluations: Any  # int32, shape (): evaluations of value and gradient made
+
+
+class Info(NamedTuple):
+    """What is worth looking at in a step; what is not used is not computed under jit."""
+
+    value: Any  # the loss at the params before the step
+    grad_norm: Any  # ‖∇f‖₂ there
+    update_norm: Any  # ‖x_{k+1} − x_k‖₂
+    learning_rate: Any  # used in this step, NaN where the rule has none
+    evaluations: Any  # int32: made by this step, line searches included
+    aux: Any  # what the loss returned beside its value
+
+
+class Descent(NamedTuple):
+    """``init(params, *, model_state=None, key=None) -> state`` and ``step(state, batch) -> (state, info)``."""
+
+    init: Any
+    step: Any
+
+
+def descent(loss_fn, rule, *, has_aux: bool = False, stochastic: bool = False, chunk_size: int | str | None = None) -> Descent:
+    """Gradient descent as two pure functions, for loops of your own; ``minimize`` and ``fit`` are built on the same.
+
+    Args:
+        loss_fn: ``loss_fn(params, [model_state,] batch, [key]) -> loss | (loss, aux) | (loss, (model_state, aux))``, or a ``finite_sum``.
+        rule: a rule or optax transformation.
+        has_aux: the loss returns (loss, aux).
+        stochastic: the loss takes a key, folded anew for each step.
+        chunk_size: rows per block for finite sums; "auto" by the size of the cache.
+
+    Returns:
+        ``Descent(init, step)``; both may be jitted, mapped and differentiated.
+
+    Raises:
+        TypeError: the rule is no gradient transformation; the params are not real floating arrays; the loss is not a real scalar.
+
+    Example:
+        >>> import gdjax, jax, jax.numpy as jnp
+        >>> init, step = gdjax.descent(lambda w, x: jnp.mean((w - x) ** 2), gdjax.sgd(0.1))
+        >>> state, info = jax.jit(step)(init(5.0), jnp.array([1.0, 3.0]))
+        >>> print(f"{info.value:.1f} {info.grad_norm:.1f} {state.params:.1f}")
+        10.0 6.0 4.4
+    """
+    rule = as_rule(rule)
+
+    def objective(state):
+        return check_chunk_size(Objective(loss_fn, has_aux, stochastic, state.model_state is not None, chunk_size=chunk_size))
+
+    def init(params, *, model_state=None, key=None):
+        return start(rule, check_params(params), model_state, key)
+
+    def step(state, batch):
+        seen, evaluations = evaluate(objective(state), rule, state, batch)
+        new, updates, more = advance(objective(state), rule, state, seen, batch)
+        new = new._replace(evaluations=state.evaluations + evaluations + more)
+        rate = learning_rate(rule, state.rule_state, new.rule_state)
+        return new, Info(seen.value, tree.norm(seen.grads), tree.norm(updates), rate, evaluations + more, seen.aux)
+
+    return Descent(init, step)
+
+
+def start(rule: Rule, params: Params, model_state: ModelState, key: Key | None) -> State:
+    """The state before the first step. Buffers are new, so that donating them never touches the caller's arrays."""
+    rule_state = jax.tree.map(_strong, rule.init(params))
+    return State(params, rule_state, model_state, key, jnp.int32(0), jnp.int32(0))
+
+
+def _strong(x):
+    # Foreign rules keep weakly typed counters, which would change type after the first step of a compiled loop.
+    return jax.lax.convert_element_type(x, x.dtype) if hasattr(x, "dtype") else jnp.asarray(x)
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def value_and_grad(objective: Objective, params, model_state, batch, key, weights) -> Evaluation:
+    """The one place where the loss is traced: jitted, so that all who call it in a program share one trace."""
+    return objective.value_and_grad(params, batch, model_state=model_state, key=key, weights=weights)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _value(objective, params, fixed):
+    return value_and_grad(objective, params, *fixed).value
+
+
+@functools.partial(_value.defjvp, symbolic_zeros=True)
+def _value_jvp(objective, primals, tangents):
+    # Line searches differentiate value_fn. The gradient is in hand, so its derivative along a direction is an inner product, not another trace of the loss.
+    params, fixed = primals
+    zero = jax.custom_derivatives.SymbolicZero
+    if any(not isinstance(t, zero) for t in jax.tree.leaves(tangents[1], is_leaf=lambda t: isinstance(t, zero))):
+        raise NotImplementedError("the derivative of a line search with respect to the data is not defined; take it of the plain loss.")
+    seen = value_and_grad(objective, params, *fixed)
+    moves = jax.tree.map(lambda t, g: jnp.zeros_like(g) if isinstance(t, zero) else t, tangents[0], seen.grads, is_leaf=lambda t: isinstance(t, zero))
+    return seen.value, tree.vdot(seen.grads, moves).astype(seen.value.dtype)
+
+
+def step_key(objective: Objective, state: State):
+    """The key of this step, or None for losses that take none."""
+    return jax.random.fold_in(state.key, state.step) if objective.stochastic else None
+
+
+def _field(rule_state, name: str) -> Any:
+    try:
+        return optax.tree_utils.tree_get(rule_state, name, None)
+    except KeyError:  # several of that name
+        return None
+
+
+def evaluate(objective, rule, state: State, batch: Batch, weights=None, reuse: bool = False) -> tuple[Evaluation, Any]:
+    """Value and gradient at the state's params, and how many evaluations that took.
+
+    With ``reuse`` (the same batch as the step before), a rule that has already evaluated the point it moved to keeps ``value`` and ``grad`` in its state.
+    """
+    inputs = (state.params, state.model_state, batch, step_key(objective, state), weights)
+    value, grad = (_field(state.rule_state, "value"), _field(state.rule_state, "grad")) if reuse else (None, None)
+    if value is None or grad is None or jax.tree.structure(grad) != jax.tree.structure(state.params) or objective.has_aux or objective.stateful:
+        return value_and_grad(objective, *inputs), jnp.int32(1)
+    shape = jax.eval_shape(functools.partial(value_and_grad, objective), *inputs)
+    kept = Evaluation(jnp.asarray(value, shape.value.dtype), tree.cast_like(grad, state.params), state.model_state, None)
+    known = jnp.isfinite(kept.value)
+    return jax.lax.cond(known, lambda: kept, lambda: value_and_grad(objective, *inputs)), jnp.where(known, 0, 1).astype(jnp.int32)
+
+
+def advance(objective, rule, state: State, seen: Evaluation, batch: Batch, weights=None, **extra) -> tuple[State, Any, Any]:
+    """One step of the rule from what was seen: the new state, the updates, and how many evaluations the rule made itself."""
+    fixed, calls = (state.model_state, batch, step_key(objective, state), weights), [0]
+
+    def value_fn(params, *, value_and_grad_fn=None, indices=None, num_examples=None, full_value_and_grad_fn=None):
+        # optax's line searches refuse extra arguments that value_fn does not name; they change nothing here.
+        calls[0] += 1
+        return _value(objective, params, fixed)
+
+    def value_and_grad_fn(params):
+        calls[0] += 1
+        there = value_and_grad(objective, params, *fixed)
+        return there.value, there.grads
+
+    offered = dict(value=seen.value, grad=seen.grads, value_fn=value_fn, value_and_grad_fn=value_and_grad_fn, **extra)
+    updates, rule_state = rule.update(seen.grads, state.rule_state, state.params, **offered)
+    more = _own_evaluations(state.rule_state, rule_state, calls[0])
+    rule_state = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), rule_state, state.rule_state)
+    params = tree.add(state.params, updates)
+    return State(params, rule_state, seen.model_state, state.key, state.step + 1, state.evaluations), updates, more
+
+
+def _own_evaluations(before: RuleState, after: RuleState, calls: int):
+    """Evaluations a rule made in its update: from its own counter, from optax's line searches, or by counting calls."""
+    if calls and _field(after, "evaluations") is not None:
+        return (_field(after, "evaluations") - _field(before, "evaluations")).astype(jnp.int32)
+    if calls and _field(after, "num_linesearch_steps") is not None:
+        return jnp.asarray(_field(after, "num_linesearch_steps"), jnp.int32)
+    return jnp.int32(calls)
+
+
+def learning_rate(rule: Rule, before: RuleState, after: RuleState):
+    """The learning rate of a step: from the new state if the rule keeps it there, else from its arguments; NaN where it has none."""
+    kept = _field(after, "learning_rate")
+    given = kept if kept is not None and jnp.ndim(kept) == 0 else _argument(rule, "learning_rate")
+    if callable(given):
+        count = next((c for c in (_field(before, "step"), _field(before, "count")) if c is not None), None)
+        given = jnp.nan if count is None else given(count)
+    return jnp.asarray(jnp.nan if given is None or jnp.ndim(given) else given, jnp.float32)
+
+
+def _argument(rule: Call, name: str) -> Any:
+    """An argument of a rule, or of the first member of a chain that has it."""
+    arguments = rule.arguments
+    if arguments.get(name) is not None:
+        return arguments[name]
+    members = [m for a in arguments.values() for m in (a if isinstance(a, tuple) else (a,)) if isinstance(m, Rule)]
+    return next((found for m in members if (found := _argument(m, name)) is not None), None)

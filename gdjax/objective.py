@@ -1,0 +1,296 @@
+"""The loss, made ready: checks at trace time, finite sums, exact chunks, aux, keys and model state, behind one ``value_and_grad``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gdjax import tree
+from gdjax.typing import Batch, Params
+
+BLOCK_BYTES = 512 * 1024  # rows of a block fit a core's second-level cache with room for what the loss makes of them
+CHUNK_FROM_BYTES = 8 * BLOCK_BYTES  # smaller data sit in the cache anyway
+
+
+@dataclass(frozen=True)
+class FiniteSum:
+    """A loss declared as the mean of per-example losses plus a regulariser; made by ``gdjax.finite_sum``."""
+
+    example_loss_fn: Any
+    regularizer: Any = None
+
+    def examples(self, params: Params, batch: Batch, keys=None) -> Any:
+        """Per-example losses, shape (n,), or (losses, aux stacked along axis 0)."""
+        if keys is None:
+            return jax.vmap(self.example_loss_fn, (None, 0))(params, batch)
+        return jax.vmap(self.example_loss_fn, (None, 0, 0))(params, batch, keys)
+
+    def __call__(self, params: Params, batch: Batch, key=None) -> Any:
+        """The mean over the batch plus the regulariser: an ordinary loss_fn(params, batch[, key])."""
+        out = self.examples(params, batch, None if key is None else example_keys(key, 0, leading(batch)))
+        losses, aux = out if isinstance(out, tuple) else (out, None)
+        value = jnp.mean(losses) + (0 if self.regularizer is None else self.regularizer(params))
+        return (value, aux) if isinstance(out, tuple) else value
+
+
+def finite_sum(example_loss_fn, regularizer=None) -> FiniteSum:
+    """Declares a loss as a finite sum of examples: f(x) = 1/n Σᵢ ℓ(x, exampleᵢ) + r(x).
+
+    The declaration is what makes exact chunks (gradients of data larger than the cache or the memory), exact ragged last batches and per-example gradients
+    possible; an opaque ``loss_fn(params, batch)`` is never taken apart silently.
+
+    Args:
+        example_loss_fn: ``(params, example[, key]) -> loss | (loss, aux)`` for one example: a pytree like the data without its leading axis.
+        regularizer: ``params -> scalar``, added once; or None.
+
+    Returns:
+        A loss, callable as ``loss_fn(params, batch)``, that ``fit``, ``descent`` and ``evaluate`` recognise.
+
+    Raises:
+        TypeError: an argument is not callable.
+
+    Example:
+        >>> import gdjax, jax.numpy as jnp
+        >>> loss = gdjax.finite_sum(lambda w, row: (row[0] * w - row[1]) ** 2, lambda w: 0.1 * w**2)
+        >>> print(f"{loss(2.0, (jnp.array([1.0, 2.0]), jnp.array([1.0, 1.0]))):.2f}")
+        5.40
+    """
+    if not callable(example_loss_fn):
+        raise TypeError(f"finite_sum: example_loss_fn is {example_loss_fn!r}; wanted a function of (params, example): type gdjax.finite_sum(example_loss).")
+    if regularizer is not None and not callable(regularizer):
+        raise TypeError(f"finite_sum: regularizer is {regularizer!r}; wanted a function of params: type regularizer=lambda w: 0.01 * jnp.vdot(w, w).")
+    return FiniteSum(example_loss_fn, regularizer)
+
+
+class Evaluation(NamedTuple):
+    """One evaluation of the loss."""
+
+    value: Any  # shape (), float32 at least
+    grads: Any  # like params
+    model_state: Any  # the new one, or None
+    aux: Any  # or None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss with what the driver was told about it: static, hashable, traced once per compilation."""
+
+    loss_fn: Any
+    has_aux: bool = False
+    stochastic: bool = False
+    stateful: bool = False
+    splat: bool = False  # minimize: fun(params, *args)
+    chunk_size: int | str | None = None
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether the loss was declared with ``finite_sum``."""
+        return isinstance(self.loss_fn, FiniteSum)
+
+    def value_and_grad(self, params, batch, *, model_state=None, key=None, weights=None) -> Evaluation:
+        """Value, gradient, new model state and aux on a batch; ``weights`` of shape (rows,) only for finite sums (0 drops a row)."""
+        if self.is_sum:
+            return self._sum(params, batch, key, weights)
+        chunk = self.chunk_size if isinstance(self.chunk_size, int) else None
+        if chunk is not None and chunk < leading(batch):
+            return self._opaque_chunks(params, batch, chunk)
+        return self._whole(params, batch, model_state, key)
+
+    def value(self, params, batch, *, model_state=None, key=None) -> Any:
+        """The value alone."""
+        return self._call(params, batch, model_state, key)[0]
+
+    def _call(self, params, batch, model_state, key):
+        before = [params, model_state] if self.stateful else [params]
+        middle = list(batch) if self.splat else [batch]
+        out = self.loss_fn(*before, *middle, *([key] if self.stochastic else []))
+        value, model_state, aux = self._unpack(out, model_state)
+        return check_value(value), (model_state, aux)
+
+    def _unpack(self, out, model_state):
+        if not (self.has_aux or self.stateful):
+            if isinstance(out, (tuple, list)):
+                raise TypeError(f"loss_fn returned a {type(out).__name__} of {len(out)}; wanted a scalar loss. If it returns (loss, aux), pass has_aux=True.")
+            return out, model_state, None
+        if not isinstance(out, tuple) or len(out) != 2:
+            wanted = "(loss, (model_state, aux)) or (loss, model_state)" if self.stateful else "(loss, aux)"
+            raise TypeError(f"loss_fn returned {_describe(out)}; wanted {wanted}, since {'model_state' if self.stateful else 'has_aux=True'} was given.")
+        value, rest = out
+        if not self.stateful:
+            return value, model_state, rest
+        new, aux = rest if _is_state_and_aux(rest, model_state) else (rest, None)
+        return value, _check_model_state(model_state, new), aux
+
+    def _whole(self, params, batch, model_state, key):
+        call = lambda p: self._call(p, batch, model_state, key)  # noqa: E731
+        (value, (model_state, aux)), grads = jax.value_and_grad(call, has_aux=True)(params)
+        return Evaluation(value, grads, model_state, aux)
+
+    def _opaque_chunks(self, params, batch, chunk):
+        rows = leading(batch)
+        full, rest = divmod(rows, chunk)
+        grad = jax.value_and_grad(lambda p, b: self._call(p, b, None, None)[0])
+
+        def add(total, block):
+            return tree.add_scaled(total, chunk / rows, grad(params, block)), None
+
+        blocks = jax.tree.map(lambda x: x[: full * chunk].reshape(full, chunk, *x.shape[1:]), batch)
+        total = (jnp.zeros((), tree.dtype_of(params)), jax.tree.map(_accumulator, params))
+        total, _ = lax.scan(add, total, blocks)
+        if rest:
+            total = tree.add_scaled(total, rest / rows, grad(params, jax.tree.map(lambda x: x[full * chunk :], batch)))
+        return Evaluation(total[0], tree.cast_like(total[1], params), None, None)
+
+    def _sum(self, params, batch, key, weights):
+        rows, chunk = leading(batch), self._rows_per_block(batch)
+        total = rows if weights is None else jnp.sum(weights)
+        if chunk is None or chunk >= rows:
+            value, grads, aux = self._block(params, batch, key, weights, 0, total)
+        else:
+            value, grads, aux = self._sum_in_blocks(params, batch, key, weights, chunk, total)
+        if self.loss_fn.regularizer is not None:
+            regular = jax.value_and_grad(lambda p: check_value(self.loss_fn.regularizer(p), "regularizer"))(params)
+            value, grads = value + regular[0], tree.add(grads, regular[1])
+        return Evaluation(value, tree.cast_like(grads, params), None, aux)
+
+    def _rows_per_block(self, batch):
+        if self.chunk_size != "auto":
+            return self.chunk_size
+        rows, size = leading(batch), tree.bytes_of(batch)
+        if size <= CHUNK_FROM_BYTES:
+            return None
+        return max(8, 1 << ((BLOCK_BYTES * rows // size).bit_length() - 1))
+
+    def _block(self, params, block, key, weights, first, total):
+        """(Σ wᵢ ℓᵢ / total, its gradient, aux) of one block of rows that starts at row ``first`` of the batch."""
+        keys = example_keys(key, first, leading(block)) if self.stochastic else None
+
+        def weighted(p):
+            losses, aux = self._examples(p, block, keys)
+            losses = losses if weights is None else jnp.where(weights > 0, losses * weights.astype(losses.dtype), 0)
+            return jnp.sum(losses.astype(tree.dtype_of(losses))) / total, aux
+
+        (value, aux), grads = jax.value_and_grad(weighted, has_aux=True)(params)
+        return value, grads, aux
+
+    def _examples(self, params, block, keys):
+        out = self.loss_fn.examples(params, block, keys)
+        if isinstance(out, tuple) != self.has_aux or (self.has_aux and len(out) != 2):
+            raise TypeError(f"example_loss_fn returned {_describe(out)} with has_aux={self.has_aux}; return a loss, or (loss, aux) and pass has_aux=True.")
+        losses, aux = out if self.has_aux else (out, None)
+        return _check_examples(losses, leading(block)), aux
+
+    def _sum_in_blocks(self, params, batch, key, weights, chunk, total):
+        # Every block has the same shape; the last one starts early and gives weight 0 to the rows that were counted before, so nothing is padded or copied.
+        rows = leading(batch)
+        count = -(-rows // chunk)
+
+        def add(carry, index):
+            first = jnp.minimum(index * chunk, rows - chunk)
+            cut = lambda x: lax.dynamic_slice_in_dim(x, first, chunk)  # noqa: E731
+            fresh = (first + jnp.arange(chunk) >= index * chunk).astype(jnp.float32)
+            mine = fresh if weights is None else fresh * cut(weights)
+            value, grads, aux = self._block(params, jax.tree.map(cut, batch), key, mine, first, total)
+            return tree.add(carry, (value, grads)), aux
+
+        zero = (jnp.zeros((), tree.dtype_of(params)), jax.tree.map(_accumulator, params))
+        (value, grads), aux = lax.scan(add, zero, jnp.arange(count, dtype=jnp.int32))
+        overlap = count * chunk - rows
+        whole = lambda x: jnp.concatenate([x[:-1].reshape(-1, *x.shape[2:]), x[-1, overlap:]])  # noqa: E731
+        return value, grads, jax.tree.map(whole, aux)
+
+
+def _accumulator(x):
+    return jnp.zeros(jnp.shape(x), jnp.promote_types(jnp.result_type(x), jnp.float32))
+
+
+def leading(batch: Batch) -> int:
+    """The number of rows: the common leading axis of a batch."""
+    return jax.tree.leaves(batch)[0].shape[0]
+
+
+def example_keys(key, first, rows: int):
+    """A key per example, from its place in the batch: the same for every chunk size."""
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(first + jnp.arange(rows))
+
+
+def _describe(x) -> str:
+    if isinstance(x, (tuple, list)):
+        return f"a {type(x).__name__} of {len(x)}"
+    return f"{jnp.result_type(x)}{list(jnp.shape(x))}" if hasattr(x, "dtype") else type(x).__name__
+
+
+def check_value(value, name: str = "loss_fn") -> Any:
+    """The value if it is a real floating scalar; otherwise an error that says what came, at trace time."""
+    if not hasattr(value, "dtype") and not isinstance(value, (int, float, complex)):
+        raise TypeError(f"{name} returned {type(value).__name__}; wanted a scalar loss: return jnp.mean(errors**2), for example.")
+    shape, dtype = jnp.shape(value), jnp.result_type(value)
+    if shape != ():
+        raise TypeError(f"{name} returned an array of shape {shape}; wanted a scalar, shape (): take jnp.mean or jnp.sum of it.")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        hint = "return jnp.real(loss) or jnp.abs(loss)**2" if jnp.issubdtype(dtype, jnp.complexfloating) else "compute it in floating point"
+        raise TypeError(f"{name} returned a scalar of dtype {dtype}; wanted a real floating number: {hint}.")
+    return jnp.asarray(value)
+
+
+def _check_examples(losses, rows: int):
+    if jnp.shape(losses) != (rows,):
+        raise TypeError(f"example_loss_fn returned shape {jnp.shape(losses)[1:]} for one example; wanted a scalar, shape (): take jnp.mean or jnp.sum of it.")
+    check_value(losses[0], "example_loss_fn")
+    return losses
+
+
+def _is_state_and_aux(rest, model_state) -> bool:
+    structure = jax.tree.structure(model_state)
+    return jax.tree.structure(rest) != structure and isinstance(rest, tuple) and len(rest) == 2 and jax.tree.structure(rest[0]) == structure
+
+
+def _check_model_state(old, new):
+    def shapes(state):
+        return [(jnp.shape(x), str(jnp.result_type(x))) for x in jax.tree.leaves(state)]
+
+    if jax.tree.structure(old) != jax.tree.structure(new) or shapes(old) != shapes(new):
+        raise TypeError(
+            f"loss_fn changed the structure of model_state from {jax.tree.structure(old)} {shapes(old)} to {jax.tree.structure(new)} {shapes(new)}; "
+            "return a model_state like the one it got, same keys, shapes and dtypes."
+        )
+    return new
+
+
+def check_params(params: Params, argument: str = "params") -> Params:
+    """The params as arrays, if they are a non-empty pytree of real floating arrays; otherwise an error that names the leaf."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError(f"{argument} is {params!r}, a pytree without leaves; wanted at least one floating array: pass jnp.zeros(3), for example.")
+    for path, leaf in leaves:
+        where = f"{argument}{jax.tree_util.keystr(path)}"
+        if not isinstance(leaf, (int, float, complex)) and not hasattr(leaf, "dtype"):
+            raise TypeError(
+                f"{where} is {leaf!r} ({type(leaf).__name__}); wanted a floating array. Keep what is not an array out of params: "
+                "params, static = equinox.partition(model, equinox.is_inexact_array), and equinox.combine(params, static) inside the loss."
+            )
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            kind = "a complex" if jnp.issubdtype(dtype, jnp.complexfloating) else "a boolean" if dtype == bool else "an integer"
+            hint = "split it into real and imaginary parts" if kind == "a complex" else "write 5.0 instead of 5, or convert it: jnp.asarray(x, jnp.float32)"
+            raise TypeError(f"{where} is {kind} array ({dtype}); wanted a real floating array, since gradients are taken of it: {hint}.")
+    return jax.tree.map(lambda x: lax.convert_element_type(x, jnp.result_type(x)) if not isinstance(x, jax.Array) else x, params)
+
+
+def check_chunk_size(objective: Objective) -> Objective:
+    """The objective, if its chunk size fits its form."""
+    chunk = objective.chunk_size
+    if not (chunk is None or chunk == "auto" or (isinstance(chunk, int) and not isinstance(chunk, bool) and chunk >= 1)):
+        raise ValueError(f'chunk_size is {chunk!r}; wanted "auto", None or an integer >= 1: type chunk_size=1024.')
+    if isinstance(chunk, int) and not objective.is_sum and (objective.has_aux or objective.stateful or objective.stochastic):
+        raise ValueError(
+            f"chunk_size is {chunk} for an opaque loss with aux, a key or model state, which cannot be taken apart; "
+            "declare the loss with gdjax.finite_sum, or pass chunk_size=None."
+        )
+    if objective.is_sum and objective.stateful:
+        raise ValueError("model_state was given with a finite_sum loss, whose examples are independent; write it as loss_fn(params, model_state, batch).")
+    return objective

@@ -1,0 +1,172 @@
+"""Pictures of runs. matplotlib is imported when a picture is made: ``pip install "gdjax[plot]"``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gdjax.result import Result, Status
+
+FAILED = (Status.DIVERGED, Status.NONFINITE)
+LABELS = {"value": "loss", "grad_norm": "gradient norm ‖∇f‖₂"}
+LINES = ("-", "--", ":", "-.")
+MARKS = dict.fromkeys(Status, "|") | {Status.CONVERGED: "o"} | dict.fromkeys(FAILED, "X")
+MAPS = ("viridis", "plasma", "cividis")
+HEADROOM = 10.0  # a diverged run is followed this far above the others, then leaves the picture
+
+
+class Curve(NamedTuple):
+    """One line of the picture: one quantity of one run, or of one lane of a batched run."""
+
+    x: np.ndarray  # (records,): steps, or whatever the horizontal axis counts
+    y: np.ndarray  # (records,), finite
+    status: Status
+    steps: int
+
+
+def history(results: Result | Mapping[str, Result], names=("value",), ax: Any = None, log: bool = True, x: str = "step"):
+    """Draws what runs recorded: one line per run, ending in a mark that says how it ended.
+
+    A dot is a run that converged, a cross one that diverged, a bar any other ending; the legend says it in words. Noisy curves, such as mini-batch
+    losses, are drawn pale with their running mean on top. Batched results (from ``jax.vmap``) get one line per lane. Where a run diverged and others
+    did not, the axis keeps to the others and the cross stands where the run leaves the picture.
+
+    Args:
+        results: one result, or a dict of results by the name to show.
+        names: which of the recorded quantities, see ``result.history``; a second one is drawn dashed.
+        ax: matplotlib axes to draw on; without it, new ones.
+        log: a logarithmic axis, unless a value is negative. Values of exactly 0 have no place on it and are left out.
+        x: the recorded quantity on the horizontal axis.
+
+    Returns:
+        The matplotlib axes; ``ax.figure.savefig("loss.png")`` saves them.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: a name was not recorded.
+
+    Example:
+        >>> import gdjax
+        >>> import matplotlib; matplotlib.use("Agg")
+        >>> run = lambda learning_rate: gdjax.minimize(lambda w: (w - 2.0) ** 2, 5.0, gdjax.gd(learning_rate))
+        >>> ax = gdjax.plot.history({"0.1": run(0.1), "0.4": run(0.4)})
+        >>> ax.get_xlabel(), ax.get_ylabel(), len(ax.get_legend().texts)
+        ('step', 'loss', 2)
+    """
+    plt = _pyplot()
+    runs = dict(results) if isinstance(results, Mapping) else {"": results}
+    names = (names,) if isinstance(names, str) else tuple(names)
+    sets = [(label, name, _curves(run, name, x)) for label, run in runs.items() for name in names]
+    curves = [curve for *_, members in sets for curve in members]
+    log = bool(log) and _has_logarithm(curves)
+    ceiling = _ceiling(curves, log)
+    ax = plt.subplots(figsize=(7.0, 4.5), layout="constrained")[1] if ax is None else ax
+    for index, (label, name, members) in enumerate(sets):
+        run, line = divmod(index, len(names))
+        legend = _legend(label, name if line or len(names) > 1 else "", members)
+        _draw(ax, _visible(members, ceiling, log), _colors(plt, run, len(members)), LINES[line % len(LINES)], legend)
+    return _furnish(ax, x, names, log, ceiling)
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError('gdjax.plot draws with matplotlib, which is not installed: type pip install "gdjax[plot]".') from error
+    return plt
+
+
+def _curves(run: Result, name: str, x: str) -> list[Curve]:
+    """The lines of one quantity of a run: one, or one per lane; records that are missing (NaN) or not finite are left out."""
+    for wanted in (name, x):
+        if wanted not in run.history:
+            known = ", ".join(repr(key) for key in run.history)
+            raise ValueError(f"history: {wanted!r} was not recorded; this run has {known}. Type history=(..., {wanted!r}) in the call that made it.")
+    codes, steps = np.ravel(np.asarray(run.code)), np.ravel(np.asarray(run.steps))
+    ys = np.asarray(run.history[name], np.float64).reshape(codes.size, -1)
+    xs = np.broadcast_to(np.asarray(run.history[x], np.float64), np.shape(run.history[name])).reshape(codes.size, -1)
+    kept = np.isfinite(ys) & np.isfinite(xs)
+    return [Curve(xs[i, kept[i]], ys[i, kept[i]], Status(int(codes[i])), int(steps[i])) for i in range(codes.size)]
+
+
+def _has_logarithm(curves: Sequence[Curve]) -> bool:
+    """Nothing is negative and something is positive."""
+    return all(np.all(curve.y >= 0) for curve in curves) and any(np.any(curve.y > 0) for curve in curves)
+
+
+def _ceiling(curves: Sequence[Curve], log: bool) -> float | None:
+    """Where the picture ends if runs that diverged would dwarf the others, else None."""
+    sound = [curve.y for curve in curves if curve.status not in FAILED and curve.y.size]
+    if not sound:
+        return None
+    low, high = min(y.min() for y in sound), max(y.max() for y in sound)
+    ceiling = high * HEADROOM if log else high + (high - low)
+    return float(ceiling) if any(np.any(curve.y > ceiling) for curve in curves) else None
+
+
+def _visible(curves: Sequence[Curve], ceiling: float | None, log: bool) -> list[Curve]:
+    """The curves as far as they can be drawn: without zeros on a logarithmic axis, up to where they cross the ceiling."""
+    drawn = [curve._replace(x=curve.x[curve.y > 0], y=curve.y[curve.y > 0]) if log else curve for curve in curves]
+    return drawn if ceiling is None else [_cut(curve, ceiling, np.log if log else np.asarray) for curve in drawn]
+
+
+def _cut(curve: Curve, ceiling: float, scale: Any) -> Curve:
+    above = np.flatnonzero(curve.y > ceiling)
+    if not above.size:
+        return curve
+    end = above[0]
+    start = max(end - 1, 0)
+    crossing = np.interp(scale(ceiling), scale(curve.y[[start, end]]), curve.x[[start, end]])
+    return curve._replace(x=np.append(curve.x[:end], crossing), y=np.append(curve.y[:end], ceiling))
+
+
+def _colors(plt: Any, run: int, lanes: int) -> list[Any]:
+    """One colour of the cycle for a run, a range of a colour map for the lanes of a batched one."""
+    return [f"C{run}"] if lanes == 1 else list(plt.get_cmap(MAPS[run % len(MAPS)])(np.linspace(0.05, 0.85, lanes)))
+
+
+def _legend(label: str, name: str, curves: Sequence[Curve]) -> str:
+    """How the run, or its lanes, ended."""
+    what = ", ".join(part for part in (str(label), LABELS.get(name, name)) if part)
+    words = [curve.status.name.lower().replace("_", " ") for curve in curves]
+    ending = f"{words[0]} at step {curves[0].steps}" if len(curves) == 1 else ", ".join(f"{n} {word}" for word, n in Counter(words).most_common())
+    return ": ".join(part for part in (what, ending) if part)
+
+
+def _draw(ax: Any, curves: Sequence[Curve], colors: Sequence[Any], line: str, legend: str) -> None:
+    for index, (curve, color) in enumerate(zip(curves, colors, strict=True)):
+        noisy = _is_noisy(curve.y)
+        if noisy:
+            ax.plot(curve.x, curve.y, line, color=color, alpha=0.25, linewidth=0.8)
+        y = _running_mean(curve.y) if noisy else curve.y
+        mark = {"marker": MARKS[curve.status], "markevery": [-1], "markersize": 9} if y.size else {}
+        edge = {"markeredgecolor": "black", "markerfacecolor": "tab:red"} if curve.status in FAILED else {}
+        clip = curve.status not in FAILED  # the cross may stand on the frame
+        ax.plot(curve.x, y, line, color=color, linewidth=1.8, label=legend if index == 0 else None, clip_on=clip, **mark, **edge)
+
+
+def _is_noisy(y: np.ndarray) -> bool:
+    """A curve that turns at every fourth record or more."""
+    turns = np.diff(y)[1:] * np.diff(y)[:-1] < 0
+    return y.size >= 50 and bool(np.mean(turns) > 0.25)
+
+
+def _running_mean(y: np.ndarray) -> np.ndarray:
+    """The mean over a window of a thirtieth of the records around each; at the ends of what there is of it."""
+    window = np.ones(max(3, y.size // 30) | 1)
+    return np.convolve(y, window, "same") / np.convolve(np.ones_like(y), window, "same")
+
+
+def _furnish(ax: Any, x: str, names: Sequence[str], log: bool, ceiling: float | None) -> Any:
+    ax.set_xlabel(LABELS.get(x, x.replace("_", " ")))
+    ax.set_ylabel(", ".join(LABELS.get(name, name.replace("_", " ")) for name in names))
+    ax.set_yscale("log" if log else "linear")
+    if ceiling is not None:
+        ax.set_ylim(top=ceiling)
+    ax.grid(True, which="major", alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    return ax

@@ -1,0 +1,187 @@
+"""How a run went: ``Status`` (each member a sentence with advice) and ``Result`` (a pytree, so that runs can be jitted, mapped and saved)."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax.typing import Params
+
+RUNNING = 0  # the code of a run that goes on; never that of a result
+
+
+class Status(enum.IntEnum):
+    """Why a run ended. The value is the code kept in results; ``sentence`` says what it means, ``advice`` what to do next."""
+
+    sentence: str
+    advice: str
+
+    def __new__(cls, code: int, sentence: str, advice: str):
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.sentence, member.advice = sentence, advice
+        return member
+
+    CONVERGED = (
+        1,
+        "The convergence criterion holds at the returned params.",
+        "They are a stationary point to this accuracy: a minimum, or (rarely) a saddle or a plateau. Start elsewhere to see whether there is a lower one.",
+    )
+    MAX_STEPS = (
+        2,
+        "All steps asked for were made and no stopping rule held.",
+        "Allow more steps, a larger learning rate or momentum; if the loss has stopped falling, the noise of the batches is the limit: decay the learning rate.",
+    )
+    STALLED = (
+        3,
+        "No further progress is possible at this precision: steps change neither the loss nor its gradient beyond rounding.",
+        "Usually this is as good as this dtype gets. For more, use float64 (jax.config.update('jax_enable_x64', True)), rescale the loss or the params, "
+        "or check that the learning rate is not so small that params + update rounds to params.",
+    )
+    DIVERGED = (
+        4,
+        "The loss or its gradient grew out of all proportion to the start; the params are the last finite ones.",
+        "Lower the learning rate; if the loss fell without bound, it has no minimum: check its sign.",
+    )
+    NONFINITE = (
+        5,
+        "The loss or its gradient became NaN or infinite; the params are the last ones at which they were finite.",
+        "Look for log, sqrt or a division at the edge of its domain (jax.config.update('jax_debug_nans', True) finds the operation) and for NaN in the data; "
+        "a smaller learning rate may avoid the edge.",
+    )
+    STOPPED = (6, "A stopping rule, the patience, a time limit or a callback asked to stop.", "Loosen it to go on from result.state.")
+    INTERRUPTED = (7, "Interrupted from the keyboard; this is the result so far.", "Pass resume=result.state to go on.")
+
+
+class Diagnosis(NamedTuple):
+    """Scalars met along the way, from which the advice is computed. NaN where not known."""
+
+    initial_value: Any  # the loss at the start; for mini-batches of the first batch
+    initial_grad_norm: Any  # likewise
+    learning_rate: Any  # of the last step
+    curvature: Any  # the largest uᵀHu / uᵀu met along a step u, from values only
+    reason: Any  # int32: which of Result.reasons stopped the run, -1 for none
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, repr=False, eq=False)
+class Result:
+    """What a run returns: a pytree of plain arrays, so it passes through jit, vmap, grad and checkpoints.
+
+    Attributes:
+        params: like the params given; of the last step, or the best (``keep="best"``), or the last finite ones (DIVERGED, NONFINITE).
+        value: the loss, shape (). Full batch: at ``params``. Mini-batches: the mean over the last epoch as seen in training (``gdjax.evaluate`` is exact).
+        grad_norm: ‖∇f‖₂, shape (). Full batch: at ``params``. Mini-batches: that of the last batch.
+        code: int32, the ``Status`` code; read ``status`` instead.
+        steps: int32, updates made in the whole run.
+        evaluations: int32, evaluations of value and gradient, those inside line searches included.
+        history: name -> array, with the step of each record under ``"step"``. Inside jit or vmap of fixed length, NaN where nothing was recorded.
+        state: one pytree with all that is needed to go on: pass it as ``resume=``.
+        aux: what the loss returned beside its value, at the last evaluation; None without ``has_aux``.
+        rule: the rule that was used, with its numbers; the default if none was given.
+        diagnosis: scalars behind the advice.
+
+    ``status`` is a ``Status`` and ``converged`` a bool for a single concrete result; under traces and for batched results they are arrays of codes and
+    booleans. ``print(result)`` is a short report with advice.
+    """
+
+    params: Params
+    value: Any
+    grad_norm: Any
+    code: Any
+    steps: Any
+    evaluations: Any
+    history: dict[str, Any]
+    state: Any
+    aux: Any
+    rule: Any
+    diagnosis: Diagnosis
+    kind: str = field(default="full batch", metadata={"static": True})  # or "mini-batches"
+    reasons: tuple[str, ...] = field(default=(), metadata={"static": True})
+
+    @property
+    def _single(self) -> bool:
+        return not isinstance(self.code, jax.core.Tracer) and np.ndim(self.code) == 0
+
+    @property
+    def status(self) -> Any:
+        """Why the run ended: a ``Status``, or an array of codes for batched or traced results."""
+        return Status(int(self.code)) if self._single else self.code
+
+    @property
+    def converged(self) -> Any:
+        """Whether the convergence criterion holds at ``params``: a bool, or an array of them."""
+        return int(self.code) == Status.CONVERGED if self._single else jnp.equal(self.code, Status.CONVERGED)
+
+    @property
+    def message(self) -> str:
+        """What happened, and what to do about it, in words."""
+        if isinstance(self.code, jax.core.Tracer):
+            return "A traced result: its message can be read outside jit, vmap and grad."
+        if not self._single:
+            codes, counts = np.unique(np.asarray(self.code), return_counts=True)
+            return f"{np.size(self.code)} runs: " + ", ".join(f"{count} {Status(int(code)).name}" for code, count in zip(codes, counts, strict=True))
+        return " ".join([self._sentence(), self._advice()])
+
+    def _sentence(self) -> str:
+        reason = int(self.diagnosis.reason)
+        if self.status in (Status.STOPPED, Status.CONVERGED) and 0 <= reason < len(self.reasons):
+            return f"{self.status.sentence[:-1]} ({self.reasons[reason]})."
+        return self.status.sentence
+
+    def _advice(self) -> str:
+        advice = _step_size_advice(self)
+        return f"{advice} {self.status.advice}" if advice else self.status.advice
+
+    def __str__(self):
+        if not self._single:
+            return f"{type(self).__name__}: {self.message}"
+        start = self.diagnosis
+        of_value = "mean over the last epoch" if self.kind == "mini-batches" else "at these params"
+        of_norm = "of the last batch" if self.kind == "mini-batches" else "at these params"
+        return "\n".join(
+            [
+                f"{self.status.name} after {int(self.steps)} steps, {int(self.evaluations)} evaluations ({self.kind})",
+                f"  value      {float(self.value):<12.6g} {of_value}; {float(start.initial_value):.6g} at the start",
+                f"  grad norm  {float(self.grad_norm):<12.3g} {of_norm}; {float(start.initial_grad_norm):.3g} at the start",
+                f"  rule       {self.rule!r}",
+                f"  {self.message}",
+            ]
+        )
+
+    def __repr__(self):
+        if not self._single:
+            return f"Result({self.message})"
+        return f"Result({self.status.name}, value={float(self.value):.6g}, grad_norm={float(self.grad_norm):.3g}, steps={int(self.steps)})"
+
+
+def _curvature(result: Result) -> float:
+    """The curvature met along the steps, or the one that the pace at which the gradient fell speaks of: ‖g_k‖ ≈ ‖g_0‖ exp(−h L k); NaN if neither."""
+    diagnosis = result.diagnosis
+    fell = float(diagnosis.initial_grad_norm) / float(result.grad_norm) if float(result.grad_norm) > 0 else np.nan
+    pace = np.log(fell) / (float(diagnosis.learning_rate) * max(int(result.steps), 1)) if fell > 1 else np.nan
+    return float(np.fmax(float(diagnosis.curvature), pace if result.kind == "full batch" else np.nan))
+
+
+def _step_size_advice(result: Result) -> str:
+    """The advice that needs numbers: how the learning rate compares with the curvature met."""
+    status, used = result.status, float(result.diagnosis.learning_rate)
+    if status is Status.DIVERGED and float(result.value) < float(result.diagnosis.initial_value):
+        return "The loss fell without bound."
+    curvature = _curvature(result) if np.isfinite(used) and used > 0 else np.nan
+    if not curvature > 0:
+        return ""
+    bound = f"the curvature met was about L ≈ {curvature:.3g}, so gradient descent needs a learning rate below 2/L ≈ {2 / curvature:.3g}"
+    if status in (Status.DIVERGED, Status.NONFINITE) and used * curvature > 1:
+        return f"The learning rate was too large: {bound}; this run used {used:.3g}. Try {1 / curvature:.3g}."
+    if status is Status.MAX_STEPS and used * curvature > 1.9:
+        return f"The steps overshoot: {bound}; this run used {used:.3g}. Try {1 / curvature:.3g}."
+    if status in (Status.MAX_STEPS, Status.STALLED) and used * curvature < 0.1:
+        times = 1 / (used * curvature)
+        return f"The learning rate {used:.3g} is about {times:.2g} times smaller than the curvature met (L ≈ {curvature:.3g}) allows: try up to {1 / curvature:.3g}."
+    return ""

@@ -1,0 +1,296 @@
+"""Every rule, every law: the table is cases.py, the laws are here."""
+
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+from cases import CASES
+
+import gdjax
+from gdjax.arguments import Factory
+
+every = pytest.mark.parametrize("case", CASES, ids=str)
+
+# Coupled, asymmetric, not centred at 0, curvatures in [0.34, 3.33]: a bowl at the origin sees no flipped sign.
+HESSIAN = np.array([[2.0, 0.6, -0.3, 0.4], [0.6, 1.2, 0.5, -0.2], [-0.3, 0.5, 2.8, 0.7], [0.4, -0.2, 0.7, 0.9]])
+CENTRE = np.array([1.5, -0.7, 0.4, 2.2])
+START = np.array([-1.0, 2.0, 0.5, -3.0])
+WAVES = 0.2  # height of a sine on top, which makes the gradient nonlinear
+
+
+def flat(params):
+    return jnp.concatenate([params["weights"], params["bias"][None]])
+
+
+def quadratic(params):
+    x = flat(params) - jnp.asarray(CENTRE, params["bias"].dtype)
+    return x @ jnp.asarray(HESSIAN, x.dtype) @ x / 2
+
+
+def wavy(params):
+    return quadratic(params) + WAVES * jnp.sum(jnp.sin(flat(params)))
+
+
+def wavy_grad(x):
+    return HESSIAN @ (x - CENTRE) + WAVES * np.cos(x)
+
+
+def start(dtype=None):
+    return {"weights": jnp.asarray(START[:3], dtype), "bias": jnp.asarray(START[3], dtype)}
+
+
+def path(rule, loss, params, steps=20):
+    """All iterates, stacked along a leading axis."""
+
+    def body(carry, _):
+        params, state = carry
+        updates, state = rule.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    _, stacked = jax.lax.scan(body, (params, rule.init(params)), length=steps)
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), params, stacked)
+
+
+def flat_path(rule, loss, params, steps=20):
+    return jax.vmap(flat)(path(rule, loss, params, steps))
+
+
+def test_every_rule_has_its_row():
+    rules = {name for name, made in vars(gdjax.rules).items() if isinstance(made, Factory)}
+    rows = {case.name for case in CASES}
+    assert rules == rows, f"add a row to tests/cases.py for {sorted(rules - rows)}; add a line to gdjax/rules/__init__.py for {sorted(rows - rules)}"
+    files = {file.stem for file in Path(gdjax.rules.__path__[0]).glob("*.py")} - {"__init__"}
+    exported = {getattr(gdjax.rules, name).__module__.rpartition(".")[2] for name in rules}
+    assert files == exported, f"add a line to gdjax/rules/__init__.py for {sorted(files - exported)}"
+    assert len({str(case) for case in CASES}) == len(CASES), "two rows of tests/cases.py have the same name and variant"
+
+
+@pytest.mark.parametrize("name", sorted({case.name for case in CASES}))
+def test_is_exported_and_says_what_it_guarantees(name):
+    factory = getattr(gdjax.rules, name)
+    assert getattr(gdjax, name) is factory, f"gdjax/__init__.py does not export {name}"
+    missing = [part for part in ("Args:", "Returns:", "Raises:", "Guarantee:", "Example:", ">>>", "Reference:") if part not in factory.__doc__]
+    assert not missing, f"the docstring of {name} lacks {missing}"
+
+
+@every
+def test_converges_on_a_strongly_convex_quadratic(case):
+    rule = case.make()
+    final = flat_path(rule, quadratic, start(), case.steps)[-1]
+    minimum = np.linalg.solve(HESSIAN + case.regularization * np.eye(4), HESSIAN @ CENTRE)
+    np.testing.assert_allclose(final, minimum, atol=1e-4)
+
+
+@every
+@pytest.mark.usefixtures("x64")
+def test_equals_its_transcription_in_numpy(case):
+    rule = case.make()
+    ours = flat_path(rule, wavy, start(jnp.float64))
+    theirs = getattr(reference, case.name)(wavy_grad, START, 20, **rule.arguments)
+    assert ours.dtype == np.float64
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.twin], ids=str)
+def test_equals_its_twin_in_optax(case):
+    chex.assert_trees_all_close(path(case.make(), wavy, start()), path(case.twin(), wavy, start()), rtol=case.twin_rtol, atol=1e-6)
+
+
+@every
+def test_one_trace_serves_all_learning_rates(case):
+    traces = []
+
+    @jax.jit
+    def run(rule):
+        traces.append(rule)
+        return flat_path(rule, wavy, start(), 3)
+
+    first, second = run(case.make()), run(case.make(case.learning_rate / 2))
+    assert len(traces) == 1
+    assert np.abs(first - second).max() > 1e-3
+    np.testing.assert_allclose(second, flat_path(case.make(case.learning_rate / 2), wavy, start(), 3), rtol=1e-5)
+
+
+@every
+def test_jit_changes_nothing(case):
+    rule, params = case.make(), start()
+    state, jitted = rule.init(params), jax.jit(rule.update)
+    for _ in range(4):
+        grads = jax.grad(wavy)(params)
+        eager, compiled = rule.update(grads, state, params), jitted(grads, state, params)
+        chex.assert_trees_all_close(eager, compiled, rtol=1e-6, atol=1e-7)
+        updates, state = eager
+        params = optax.apply_updates(params, updates)
+
+
+@every
+def test_vmap_over_rules_is_a_loop_over_rules(case):
+    rates = case.learning_rate * jnp.array([0.25, 0.5, 1.0])
+    rules = jax.vmap(case.make)(rates)
+    mapped = jax.vmap(lambda rule: flat_path(rule, wavy, start()))(rules)
+    looped = [flat_path(case.make(rate), wavy, start()) for rate in rates]
+    np.testing.assert_allclose(mapped, jnp.stack(looped), rtol=1e-5, atol=1e-6)
+
+
+@every
+def test_vmap_over_params_is_a_loop_over_params(case):
+    starts = jax.tree.map(lambda x: jnp.stack([x, -2 * x, x + 1]), start())
+    rule = case.make()
+    mapped = jax.vmap(lambda params: flat_path(rule, wavy, params))(starts)
+    looped = [flat_path(rule, wavy, jax.tree.map(lambda x, i=i: x[i], starts)) for i in range(3)]
+    np.testing.assert_allclose(mapped, jnp.stack(looped), rtol=1e-5, atol=1e-6)
+
+
+@every
+def test_differentiates_with_respect_to_its_numbers(case):
+    def final(rate):
+        return quadratic(jax.tree.map(lambda x: x[-1], path(case.make(rate), quadratic, start(), 5)))
+
+    rate = jnp.float32(case.learning_rate)
+    slope = (final(rate * 1.01) - final(rate * 0.99)) / (0.02 * rate)
+    np.testing.assert_allclose(jax.grad(final)(rate), slope, rtol=0.03, atol=0.02)
+
+
+@every
+@pytest.mark.parametrize("enabled", [False, True], ids=["x32", "x64"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_dtypes_shapes_and_structure_do_not_drift(case, dtype, enabled):
+    if dtype == "float64" and not enabled:
+        pytest.skip("float64 needs x64")
+    with jax.enable_x64(enabled):
+        rule, params = case.make(), start(dtype)
+        state = first = rule.init(params)
+        for _ in range(3):
+            updates, state = rule.update(jax.grad(wavy)(params), state, params)
+            chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+            chex.assert_trees_all_equal_shapes_and_dtypes(state, first)
+            params = optax.apply_updates(params, updates)
+        chex.assert_tree_all_finite((updates, state))
+
+
+@every
+def test_mixed_dtypes_stay_what_they_are(case):
+    rule = case.make()
+    params = {"weights": jnp.asarray(START[:3], jnp.bfloat16), "bias": jnp.float32(START[3])}
+    updates, state = rule.update(jax.tree.map(jnp.ones_like, params), rule.init(params), params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, rule.init(params))
+
+
+WRAPPERS = {
+    "chain": lambda rule: optax.chain(optax.identity(), rule),
+    "gdjax.chain": lambda rule: gdjax.chain(optax.identity(), rule),
+    "masked": lambda rule: optax.masked(rule, {"weights": True, "bias": True}),
+    "partition": lambda rule: optax.partition({"all": rule}, {"weights": "all", "bias": "all"}),
+    "MultiSteps": lambda rule: optax.MultiSteps(rule, 1).gradient_transformation(),
+    "apply_if_finite": lambda rule: optax.apply_if_finite(rule, 3),
+    "flatten": optax.flatten,
+}
+
+
+@every
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_survives_the_wrappers_of_optax(case, wrapper):
+    if wrapper == "flatten" and not case.elementwise:
+        pytest.skip("not elementwise")
+    rule = case.make()
+    wrapped = optax.with_extra_args_support(WRAPPERS[wrapper](rule))
+    chex.assert_trees_all_close(path(wrapped, wavy, start()), path(rule, wavy, start()), rtol=1e-6, atol=1e-6)
+
+
+@every
+def test_ignores_extra_arguments_it_does_not_know(case):
+    rule, params = case.make(), start()
+    grads, state = jax.grad(wavy)(params), rule.init(params)
+    plain = rule.update(grads, state, params)
+    chex.assert_trees_all_equal(plain, rule.update(grads, state, params, never_heard_of=object(), not_this="either"))
+
+
+@every
+def test_params_are_optional_unless_it_needs_them(case):
+    rule, params = case.make(), start()
+    grads, state = jax.grad(wavy)(params), rule.init(params)
+    if case.needs_params:
+        with pytest.raises(ValueError, match="params"):
+            rule.update(grads, state)
+    else:
+        chex.assert_trees_all_equal(rule.update(grads, state), rule.update(grads, state, params))
+
+
+@every
+def test_rotating_the_space_rotates_the_path(case):
+    if not case.rotation:
+        pytest.skip("not rotation equivariant")
+    rotation = np.linalg.qr(np.vander([0.3, -1.1, 0.7, 1.9]))[0]
+
+    def rotated(x):
+        x = jnp.asarray(rotation, jnp.float32) @ x
+        return wavy({"weights": x[:3], "bias": x[3]})
+
+    rule = case.make()
+    turned = jax.vmap(lambda x: jnp.asarray(rotation, jnp.float32) @ x)(path(rule, rotated, jnp.asarray(rotation.T @ START, jnp.float32)))
+    np.testing.assert_allclose(turned, flat_path(rule, wavy, start()), rtol=1e-4, atol=1e-4)
+
+
+@every
+def test_moving_the_origin_moves_the_path(case):
+    if not case.translation:
+        pytest.skip("not translation equivariant")
+    shift = {"weights": jnp.array([1.0, -2.0, 0.5]), "bias": jnp.array(3.0)}
+    rule = case.make()
+    moved = path(rule, lambda params: wavy(optax.tree.sub(params, shift)), optax.tree.add(start(), shift))
+    back = jax.tree.map(lambda x, y: x - y[None], moved, shift)
+    chex.assert_trees_all_close(back, path(rule, wavy, start()), rtol=1e-4, atol=1e-4)
+
+
+@every
+def test_rescaling_the_loss_rescales_the_learning_rate(case):
+    if case.rescaling is None:
+        pytest.skip("no power of the scale does it")
+    scale = 8.0
+    rescaled = path(case.make(case.learning_rate / scale**case.rescaling), lambda params: scale * wavy(params), start())
+    chex.assert_trees_all_close(rescaled, path(case.make(), wavy, start()), rtol=1e-5, atol=1e-5)
+
+
+@every
+def test_the_order_of_the_leaves_does_not_matter(case):
+    rule, params = case.make(), start()
+    renamed = {"a_weights": params["weights"], "z_bias": params["bias"]}  # "bias" sorts before "weights", "z_bias" after "a_weights"
+    other = path(rule, lambda p: wavy({"weights": p["a_weights"], "bias": p["z_bias"]}), renamed)
+    ours = path(rule, wavy, params)
+    chex.assert_trees_all_close([other["a_weights"], other["z_bias"]], [ours["weights"], ours["bias"]], rtol=1e-6, atol=1e-6)
+
+
+@every
+def test_splitting_leaves_does_not_matter(case):
+    if not case.elementwise:
+        pytest.skip("not elementwise")
+    rule = case.make()
+    split = path(rule, lambda p: wavy({"weights": jnp.stack(p[:3]), "bias": p[3]}), [jnp.float32(x) for x in START])
+    np.testing.assert_allclose(jnp.stack(split, axis=1), flat_path(rule, wavy, start()), rtol=1e-6, atol=1e-6)
+
+
+@every
+@pytest.mark.parametrize("params", [{}, (), {"a": {}, "b": None}], ids=repr)
+def test_empty_trees_are_fine(case, params):
+    rule = case.make()
+    updates, state = rule.update(params, rule.init(params), params)
+    assert updates == params
+    chex.assert_trees_all_equal_structs(state, rule.init(params))
+
+
+@every
+@pytest.mark.parametrize("number", [float, np.float32, jnp.float32], ids=["float", "numpy", "jax"])
+def test_scalars_of_every_kind_are_params(case, number):
+    rule, params = case.make(), number(5.0)
+    updates, _ = rule.update(number(6.0), rule.init(params), params)
+    expected, _ = rule.update(jnp.array([6.0]), rule.init(jnp.array([5.0])), jnp.array([5.0]))
+    assert jnp.shape(updates) == ()
+    assert updates.dtype == jnp.float32
+    np.testing.assert_allclose(updates, expected[0], rtol=1e-7)
