@@ -1,7 +1,7 @@
 """The loops one would write by hand in JAX: what gdjax is measured against.
 
-The bare loops do the least that the rule asks for. The others test and record what gdjax does: at every step the gradient norm and whether the value
-is finite; value and gradient norm are kept.
+The bare loops do the least that the rule asks for. The others test and record what gdjax does. Full batch: at every step the gradient norm and whether
+the value is finite; both are kept. Mini-batches: the mean value since the last record and the gradient norm at it.
 """
 
 from __future__ import annotations
@@ -99,27 +99,31 @@ def order(random: np.random.Generator, rows: int, batch_size: int, steps: int, s
 
 
 def fit_scan(problem: Problem, steps: int, shuffle: bool, batch_size: int, history: bool = False):
-    """Mini-batches, ``lax.scan`` over the indices of shuffled epochs; ``history`` keeps the value and the gradient norm of every step."""
+    """Mini-batches, ``lax.scan`` over the indices of shuffled epochs; ``history`` keeps the mean value and the gradient norm of the last batch."""
 
     @jax.jit
     def loop(params, data, indices, learning_rate, momentum):
-        def body(carry, chosen):
-            params, velocity = carry
-            batch = jax.tree.map(lambda x: x[chosen], data)
-            if not history:
-                return _apply(params, velocity, jax.grad(problem.loss_fn)(params, batch), learning_rate, momentum), None
-            value, grads = jax.value_and_grad(problem.loss_fn)(params, batch)
-            norm = _norm(grads)
-            return _apply(params, velocity, grads, learning_rate, momentum), (value, norm)
+        def evaluate(params, chosen):
+            return jax.value_and_grad(problem.loss_fn)(params, jax.tree.map(lambda x: x[chosen], data))
 
-        (params, _), kept = lax.scan(body, (params, _velocity(params, momentum)), indices)
-        return params, kept
+        def body(carry, chosen):
+            params, velocity, total = carry
+            value, grads = evaluate(params, chosen)
+            return (*_apply(params, velocity, grads, learning_rate, momentum), total + value if history else None), None
+
+        carry = (params, _velocity(params, momentum), jnp.float32(0.0) if history else None)
+        if not history:
+            return lax.scan(body, carry, indices)[0][0]
+        params, velocity, total = lax.scan(body, carry, indices[:-1])[0]
+        value, grads = evaluate(params, indices[-1])
+        return _apply(params, velocity, grads, learning_rate, momentum)[0], (total + value) / len(indices), _norm(grads)
 
     params, data, numbers = _start(problem), problem.args[0], _numbers(problem)
     random = np.random.default_rng(0)
 
     def run():
         indices = order(random, len(problem.data[0]), batch_size, steps, shuffle)
-        return jax.block_until_ready(loop(params, data, indices, *numbers))[0], steps
+        result = jax.block_until_ready(loop(params, data, indices, *numbers))
+        return result[0] if history else result, steps
 
     return run

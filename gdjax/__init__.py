@@ -1,10 +1,23 @@
 """gdjax: gradient descent in JAX, from a loss to a minimum."""
 
-from gdjax import schedules as schedules
-from gdjax.rule import Rule as Rule, chain as chain, eval_params as eval_params, rule as rule
-from gdjax.rules import gd as gd, sgd as sgd
+import optax as _optax
+
+from gdjax import _fit as _fit_module, _minimize as _minimize_module, schedules as schedules, stop as stop
+from gdjax._fit import evaluate as evaluate, fit as fit
 from gdjax._minimize import minimize as minimize
 from gdjax.loop import Descent as Descent, descent as descent
 from gdjax.objective import finite_sum as finite_sum
 from gdjax.result import Result as Result, Status as Status
-from gdjax import stop as stop
+from gdjax.rule import Rule as Rule, chain as chain, eval_params as eval_params, rule as rule
+from gdjax.rules import gd as gd, sgd as sgd
+
+__version__ = "0.1.0"
+
+
+def _prodigy(steps):
+    return rule(_optax.contrib.prodigy)(1.0 if steps is None else schedules.cosine(1.0, max(steps, 1)))
+
+
+# What rule=None means, bound here because drivers know no rule by name. Neither needs a learning rate.
+_minimize_module.default_rule = _fit_module.default_full_batch_rule = rule(_optax.lbfgs)
+_fit_module.default_rule = _prodigy

@@ -72,7 +72,8 @@ def minimize(
     objective = Objective(check_callable(fun, "fun"), has_aux=has_aux, splat=True)
     rule = default_rule() if rule is None else as_rule(rule)
     check_options(history, record_every, max_steps, differentiate)
-    params = check_params(params if resume is None else check_resume(resume).progress.state.params)
+    check_resume(resume, full_batch.Resumable)
+    params = check_params(params)
     if not isinstance(args, tuple):
         raise TypeError(f"args is {type(args).__name__}; wanted a tuple of the further arguments of fun: type args=(X, y), or args=(X,) for one.")
     run = dict(

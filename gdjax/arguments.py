@@ -60,7 +60,12 @@ class Factory:
         functools.update_wrapper(self, function)
 
     def __call__(self, *args, **kwargs):
-        leaves, treedef = jax.tree.flatten((args, kwargs))
+        signature = inspect.signature(self.function)
+        try:
+            given = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.__name__}: {error}; wanted {self.__name__}{signature}.") from None
+        leaves, treedef = jax.tree.flatten((given.args, given.kwargs))  # sgd(0.1) is sgd(learning_rate=0.1)
         static = tuple(None if is_number(x) else (x,) for x in leaves)
         bound = self.kind(self, treedef, static, tuple(x for x in leaves if is_number(x)))
         if self._can_try(leaves):

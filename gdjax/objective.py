@@ -100,9 +100,14 @@ class Objective:
             return self._opaque_chunks(params, batch, chunk)
         return self._whole(params, batch, model_state, key)
 
-    def value(self, params, batch, *, model_state=None, key=None) -> Any:
-        """The value alone."""
-        return self._call(params, batch, model_state, key)[0]
+    def value(self, params, batch, *, model_state=None, key=None) -> tuple[Any, Any]:
+        """(value, aux) alone; in blocks where a gradient would be."""
+        if not self.is_sum and not isinstance(self.chunk_size, int):
+            value, (_, aux) = self._call(params, batch, model_state, key)
+            return value, aux
+        # Chunks are laid out by value_and_grad; under jit the gradient is not used and so not computed.
+        seen = self.value_and_grad(params, batch, model_state=model_state, key=key)
+        return seen.value, seen.aux
 
     def _call(self, params, batch, model_state, key):
         before = [params, model_state] if self.stateful else [params]

@@ -1,4 +1,4 @@
-"""The table of rules: one row each, more where a flag changes the algorithm. A new rule adds its row here, and every law of test_contract.py holds it to it."""
+"""The table of rules: one row each, more where a flag changes the algorithm. A new rule adds its row, and test_contract.py holds it to every law."""
 
 from __future__ import annotations
 

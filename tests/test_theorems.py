@@ -112,15 +112,11 @@ def test_heavy_ball_at_its_best_numbers_shrinks_by_the_root_of_the_momentum():
 
 @pytest.mark.parametrize("steps", [5, 20, 100])
 def test_linear_decay_is_the_best_schedule_for_the_last_iterate(steps):
-    """Zamani and Glineur 2023: h_k = R (N + 1 − k)/(G (N + 1)^{3/2}) ends within G R/√(N + 1); attained on max xᵢ."""
-    bound = 1 / np.sqrt(steps + 1)
-
-    def rule(distance):
-        return gdjax.gd(gdjax.schedules.linear(distance * steps / (steps + 1) ** 1.5, 0.0, steps))
-
-    # The largest coordinate of N + 1, whose subgradients are unit vectors: compared with the point of norm 1 where all are −1/√(N + 1).
-    final = descend(rule(1.0), lambda x: jax.nn.one_hot(jnp.argmax(x), steps + 1, dtype=x.dtype), jnp.zeros(steps + 1), steps)
-    np.testing.assert_allclose(final.max() + bound, bound, atol=1e-12)
-    # The absolute value, from 1.7 off: here too early and too late steps are seen.
-    values = jnp.abs(descend(rule(1.7), lambda x: jnp.sign(x - 0.4), 0.4 + 1.7, steps) - 0.4)
-    assert values <= 1.7 * bound
+    """Zamani and Glineur 2023: h_k = R (N + 1 − k)/(G (N + 1)^{3/2}), k = 1..N, ends within G R/√(N + 1) from any point up to R away."""
+    radius, minimum = 1.7, 0.4
+    schedule = gdjax.schedules.linear(radius * steps / (steps + 1) ** 1.5, 0.0, steps)
+    k = np.arange(1, steps + 1)
+    np.testing.assert_allclose(schedule(jnp.arange(steps)), radius * (steps + 1 - k) / (steps + 1) ** 1.5, rtol=1e-12)
+    starts = minimum + radius * jnp.linspace(-1, 1, 501)
+    finals = jax.vmap(lambda start: descend(gdjax.gd(schedule), lambda x: jnp.sign(x - minimum), start, steps))(starts)
+    assert jnp.abs(finals - minimum).max() <= radius / np.sqrt(steps + 1)

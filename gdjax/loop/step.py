@@ -103,6 +103,12 @@ def value_and_grad(objective: Objective, params, model_state, batch, key, weight
     return objective.value_and_grad(params, batch, model_state=model_state, key=key, weights=weights)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def value(objective: Objective, params, model_state, batch, key):
+    """(loss, aux) on a batch, no gradient."""
+    return objective.value(params, batch, model_state=model_state, key=key)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _value(objective, params, fixed):
     return value_and_grad(objective, params, *fixed).value
@@ -139,7 +145,7 @@ def evaluate(objective, rule, state: State, batch: Batch, weights=None, reuse: b
     """
     inputs = (state.params, state.model_state, batch, step_key(objective, state), weights)
     value, grad = (_field(state.rule_state, "value"), _field(state.rule_state, "grad")) if reuse else (None, None)
-    if value is None or grad is None or jax.tree.structure(grad) != jax.tree.structure(state.params) or objective.has_aux or objective.stateful:
+    if value is None or grad is None or jax.tree.structure(grad) != jax.tree.structure(state.params) or objective.has_aux or objective.stateful or objective.stochastic:
         return value_and_grad(objective, *inputs), jnp.int32(1)
     shape = jax.eval_shape(functools.partial(value_and_grad, objective), *inputs)
     kept = Evaluation(jnp.asarray(value, shape.value.dtype), tree.cast_like(grad, state.params), state.model_state, None)

@@ -1,4 +1,4 @@
-"""Makes torch_sgd.json: the paths of torch.optim.SGD in float64 over a grid of its arguments. Run it by hand, with PyTorch: python tests/data/make_torch_sgd.py
+"""Makes torch_sgd.json: the paths of torch.optim.SGD in float64 over a grid of its arguments: python tests/data/make_torch_sgd.py (needs PyTorch).
 
 The loss is logistic regression with a bias on six examples plus a wave, coupled and not centred at 0; tests/rules/test_sgd.py has the same in JAX.
 """
@@ -37,7 +37,7 @@ def main():
     grid = itertools.product([0.0, 0.5, 0.9], [0.0, 0.3], [0.0, 0.05], [False, True], [False, True])
     cases = []
     for momentum, dampening, weight_decay, nesterov, maximize in grid:
-        if (dampening or nesterov) and not momentum or dampening and nesterov:
+        if ((dampening or nesterov) and not momentum) or (dampening and nesterov):
             continue  # PyTorch raises, or ignores the dampening
         arguments = {"momentum": momentum, "dampening": dampening, "weight_decay": weight_decay, "nesterov": nesterov, "maximize": maximize}
         cases.append({"arguments": arguments, "path": path(**arguments)})

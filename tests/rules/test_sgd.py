@@ -106,7 +106,9 @@ def test_the_state_holds_what_is_needed_and_no_more(arguments, fields):
 
 
 def test_the_structure_of_the_state_does_not_depend_on_values():
-    structures = {jax.tree.structure(jax.eval_shape(gdjax.sgd(0.1, value, dampening=value).init, jnp.ones(3))) for value in (0.0, 0.5, np.float32(0.9))}
+    structures = {
+        jax.tree.structure(jax.eval_shape(gdjax.sgd(0.1, value, dampening=value).init, jnp.ones(3))) for value in (0.0, 0.5, np.float32(0.9))
+    }
     assert len(structures) == 1
 
 
@@ -156,7 +158,13 @@ def test_learning_rates_come_in_many_types(factory, learning_rate):
         ({"weight_decay": -1e-4}, ValueError, "weight_decay is -0.0001", "weight_decay ≥ 0", "weight_decay=1e-4"),
         ({"dampening": 0.1}, ValueError, "momentum is None with dampening=0.1", "wanted a momentum", "momentum=0.9"),
         ({"nesterov": True}, ValueError, "momentum is None with nesterov=True", "wanted a momentum", "momentum=0.9"),
-        ({"nesterov": True, "momentum": 0.9, "dampening": 0.1}, ValueError, "dampening is 0.1 with nesterov=True", "one of the two", "leave dampening out"),
+        (
+            {"nesterov": True, "momentum": 0.9, "dampening": 0.1},
+            ValueError,
+            "dampening is 0.1 with nesterov=True",
+            "one of the two",
+            "leave dampening out",
+        ),
     ],
     ids=str,
 )

@@ -1,0 +1,197 @@
+"""``fit``: descent on data, full batch or mini-batches, compiled whole; and ``evaluate``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdjax import data as sources, tree
+from gdjax.loop import full_batch, host, mini_batch, options as check, step as stepping, stochastic as batches, traced
+from gdjax.objective import Objective, check_chunk_size, check_params
+from gdjax.result import Result
+from gdjax.rule import Rule, as_rule
+from gdjax.stop import Stop
+from gdjax.typing import Data, Key, LossFn, ModelState, Params
+
+default_rule: Any = None  # a function of the number of steps (or None) that returns it, bound by gdjax/__init__.py: drivers know no rule by name
+default_full_batch_rule: Any = None
+
+
+def fit(
+    loss_fn: LossFn,
+    params: Params,
+    data: Data,
+    rule: Rule | None = None,
+    *,
+    batch_size: int | None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    key: Key | int | None = None,
+    shuffle: str | bool = "epoch",
+    chunk_size: int | str | None = "auto",
+    stop: Stop | None = None,
+    history: tuple[str, ...] = ("value", "grad_norm"),
+    record_every: int | None = None,
+    validation: Data | None = None,
+    patience: int | None = None,
+    keep: str = "last",
+    has_aux: bool = False,
+    stochastic: bool = False,
+    model_state: ModelState = None,
+    callbacks: tuple = (),
+    progress: bool | None = None,
+    checkpoint: Any = None,
+    resume: Any = None,
+) -> Result:
+    """Fits params to data by gradient descent (``batch_size=None``: the entire data set) or stochastic gradient descent (an int; 1: single examples).
+
+    A step takes a batch B, the gradient g of the mean loss over B, and moves: x ← x + u, where the rule makes u of g. The whole run is compiled; with the
+    host's services (progress, callbacks, checkpoints, streams) it is cut into segments of many steps.
+
+    Args:
+        loss_fn: ``loss_fn(params, [model_state,] batch, [key]) -> loss | (loss, aux) | (loss, (model_state, aux))``: a mean over the batch; or a
+            ``gdjax.finite_sum``, with which chunks and ragged last batches are exact.
+        params: a pytree of real floating arrays; not modified or donated.
+        data: a pytree of arrays with a common leading axis n, or a re-iterable stream of batches (then ``batch_size=None``: the stream makes the batches).
+        rule: a rule or any optax transformation. None takes, for full batches, the default of ``minimize``; for mini-batches Prodigy
+            (``optax.contrib.prodigy``) with a cosine decay to zero over the run. Both need no learning rate. ``result.rule`` says which.
+        batch_size: examples per step, 1 ≤ batch_size ≤ n; None for all of them.
+        epochs, steps: how long, one of the two; totals of the run, resumed parts included. An epoch is ⌈n / batch_size⌉ steps: the last batch of an epoch is
+            filled up with the first rows of its order, which have weight 0 in a finite sum.
+        key: a seed or key for the order of the data and for ``stochastic`` losses; needed where one of them is.
+        shuffle: "epoch" (a fresh permutation every epoch, by folding the epoch into the key), "replacement", or False (as they come).
+        chunk_size: rows per block of a full-batch gradient. "auto" blocks finite sums larger than the cache and leaves opaque losses whole; an int blocks
+            either (for an opaque mean you vouch that it is one); None never.
+        stop: a stopping rule, asked at the end of every epoch. For full batches it is asked at every step and defaults to the gradient-norm rule of
+            ``minimize``.
+        history: of "value", "grad_norm", "learning_rate", "evaluations", "validation" (full batches: see ``minimize``).
+        record_every: steps between records; the value recorded is the mean since the last one. None: once an epoch.
+        validation: data whose loss is taken at the end of every epoch; it decides ``patience`` and ``keep="best"``.
+        patience: STOPPED after so many epochs without a better validation loss (without validation: mean training loss).
+        keep: "last", or "best": the params at the end of the best epoch.
+        has_aux: the loss returns aux beside its value.
+        stochastic: the loss takes a key, folded anew at every step.
+        model_state: a pytree carried from step to step through the loss, such as batch statistics.
+        callbacks: functions of a report (``step, epoch, value, validation, params``) called at the end of every epoch; one that returns True stops the run.
+        progress: True or False, or None for a bar on a terminal once the run has taken two seconds. Needs the extra ``progress``.
+        checkpoint: a function called with the resumable state at the end of every epoch.
+        resume: ``result.state`` of an earlier run; with the same arguments, N steps and M more are N + M steps bit for bit.
+
+    Returns:
+        A ``Result``. Mini-batches: ``value`` is the mean over the last epoch as seen in training, ``grad_norm`` that of the last batch; ``gdjax.evaluate``
+        gives the exact loss.
+
+    Raises:
+        TypeError, ValueError: bad arguments, named with what is wanted, before anything is computed.
+
+    Example:
+        >>> import gdjax, jax.numpy as jnp
+        >>> X = jnp.linspace(-1.0, 1.0, 100)
+        >>> loss = lambda w, batch: jnp.mean((w[0] + w[1] * batch[0] - batch[1]) ** 2)
+        >>> result = gdjax.fit(loss, jnp.zeros(2), (X, 1 + 2 * X), gdjax.sgd(0.1), batch_size=10, epochs=50, key=0)
+        >>> print(result.status.name, int(result.steps), jnp.round(result.params, 2))
+        MAX_STEPS 500 [1. 2.]
+    """
+    stream = sources.is_stream(data)
+    objective = check_chunk_size(Objective(check.check_callable(loss_fn, "loss_fn"), has_aux, stochastic, model_state is not None, chunk_size=chunk_size))
+    params = check_params(params)
+    count = None if stream else sources.check_data(data)
+    check.check_length(stream, batch_size, count, epochs, steps)
+    check.check_services(keep, patience, shuffle, callbacks, checkpoint, stop, validation)
+    whole = batch_size is None and not stream
+    key = _key(key, stochastic, bool(shuffle) and not whole and not stream)
+    inside = host.under_trace(loss_fn, params, rule, data, key, model_state, stop, validation)
+    if inside:
+        check.check_pure(stop, stream, callbacks, checkpoint, progress)
+    common = dict(objective=objective, params=params, key=key, model_state=model_state, resume=resume)
+    if whole and not (validation is not None or patience or keep == "best" or callbacks or checkpoint):
+        return _full_batch(inside, rule, data, epochs if steps is None else steps, stop, history, record_every, progress, **common)
+    per_epoch = None if stream else sources.steps_per_epoch(count, batch_size or count)
+    check.check_history(history, batches.HISTORY)
+    plan = batches.Plan(
+        objective=objective,
+        names=tuple(history),
+        batch_size=batch_size or count or 0,
+        count=count or 0,
+        source="stream" if stream else "rows" if shuffle and not whole else "order",
+        whole=whole,
+        keep_best=keep == "best",
+        validate=validation is not None,
+        guard=False,
+    )
+    total = steps if steps is not None else None if stream else epochs * per_epoch
+    asked = mini_batch.Options(total, epochs, per_epoch, shuffle, record_every or 0, patience or 0, tuple(callbacks), checkpoint, progress)
+    check.check_stop_kind(stop, whole)
+    default = default_full_batch_rule() if whole and rule is None else rule
+    rule = default_rule(total) if default is None else as_rule(default)
+    check.check_resume(resume, mini_batch.Resumable)
+    return (mini_batch.traced if inside else mini_batch.on_host)(plan, asked, rule, params, data, key, model_state, stop, validation, resume)
+
+
+def _key(key, stochastic: bool, shuffled: bool):
+    if key is None and not stochastic and not shuffled:
+        return None
+    return sources.check_key(key, "the loss is stochastic" if stochastic else "the order of the data is drawn from it")
+
+
+def _full_batch(inside, rule, data, steps, stop, history, record_every, progress, *, objective, params, key, model_state, resume) -> Result:
+    """The whole data set at every step: the same loop as ``minimize``."""
+    check.check_options(history, record_every or 1, steps)
+    check.check_resume(resume, full_batch.Resumable)
+    rule = default_full_batch_rule() if rule is None else as_rule(rule)
+    run = dict(
+        objective=objective,
+        rule=rule,
+        params=params,
+        batch=data,
+        key=key,
+        model_state=model_state,
+        stop=check.stopping_rule(None, stop, params),
+        max_steps=int(steps),
+        names=tuple(history),
+        record_every=int(record_every or 1),
+        resume=resume,
+    )
+    return traced.run(**run, differentiate="unroll") if inside else full_batch.on_host(**run, progress=progress)
+
+
+def evaluate(
+    loss_fn: LossFn,
+    params: Params,
+    data: Data,
+    *,
+    has_aux: bool = False,
+    model_state: ModelState = None,
+    key: Key | int | None = None,
+    chunk_size: int | str | None = "auto",
+) -> Any:
+    """The exact mean loss over all data, in blocks for a ``finite_sum`` (or an int ``chunk_size``).
+
+    Args:
+        loss_fn: as in ``fit``.
+        params: where.
+        data: a pytree of arrays with a common leading axis.
+        has_aux, model_state: as in ``fit``.
+        key: for losses that take one; given, it is passed.
+        chunk_size: rows per block.
+
+    Returns:
+        The loss, shape (); with ``has_aux``, (loss, aux).
+
+    Raises:
+        TypeError, ValueError: as in ``fit``.
+
+    Example:
+        >>> import gdjax, jax.numpy as jnp
+        >>> loss = gdjax.finite_sum(lambda w, x: (w - x) ** 2)
+        >>> print(gdjax.evaluate(loss, 1.0, jnp.array([0.0, 1.0, 2.0, 5.0])))
+        4.5
+    """
+    key = None if key is None else sources.check_key(key, "the loss takes one")
+    objective = Objective(check.check_callable(loss_fn, "loss_fn"), has_aux, key is not None, model_state is not None, chunk_size=chunk_size)
+    sources.check_data(data)
+    data = jax.tree.map(jnp.asarray, data)
+    seen = stepping.value(check_chunk_size(objective), check_params(params), model_state, data, key)
+    return seen if has_aux else seen[0]

@@ -1,0 +1,326 @@
+"""Mini-batch runs as a whole: in compiled segments with the host between them, or as one pure program inside a trace."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdjax import data as sources, tree
+from gdjax.loop import host, step as stepping, stochastic
+from gdjax.loop.full_batch import capacity_for, raise_not_finite
+from gdjax.loop.stochastic import Numbers, Plan, Progress, Run
+from gdjax.result import RUNNING, Diagnosis, Result, Status
+
+SNAPSHOT_BYTES = 256 << 20  # up to here a copy is kept per segment; beyond, gradients are checked at every step instead
+BLOCK_ROWS = 1 << 22  # row numbers on the device at once
+UNKNOWN = np.int32(np.iinfo(np.int32).max // 4)  # steps in an epoch of a stream that has not ended yet
+
+
+class Options(NamedTuple):
+    """What a run was asked for, beside the plan."""
+
+    steps: int | None  # in all; None: until the epochs are over
+    epochs: int | None
+    per_epoch: int | None  # None for streams
+    order: Any
+    record_every: int
+    patience: int
+    callbacks: tuple
+    checkpoint: Any
+    progress: bool | None
+
+
+class Resumable(NamedTuple):
+    """``result.state`` of a mini-batch run: one pytree with all that is needed to go on, epochs and data order included."""
+
+    progress: Progress
+    history: dict[str, Any]
+
+
+class Report(NamedTuple):
+    """What a callback sees at the end of an epoch."""
+
+    step: int
+    epoch: int
+    value: float  # mean training loss of the epoch
+    validation: float  # NaN without validation data
+    params: Any
+
+
+@functools.partial(jax.jit, static_argnames=("plan",))
+def _begin(plan, rule, params, key, model_state, stop) -> Progress:
+    return tree.copy(stochastic.begin(plan, rule, params, key, model_state, stop))
+
+
+@jax.jit
+def _copy(progress):
+    return tree.copy(progress)
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "capacity"), donate_argnames=("progress",))
+def _segment(plan: Plan, rule, progress, data, rows, stop, numbers, validation, capacity) -> Run:
+    run = stochastic.open_run(plan, progress, data, rows, numbers, capacity)
+    return stochastic.loop(plan, rule, run, data, rows, stop, numbers, validation)
+
+
+class Block(NamedTuple):
+    """Batches for the steps from ``offset`` on: a part of the data's order, or of a stream."""
+
+    data: Any
+    rows: Any  # or None
+    offset: int
+    reach: int  # steps up to here can be made
+    per_epoch: int
+
+
+class Arrays:
+    """In-memory data: blocks of epochs whose order is made on the host from the key alone."""
+
+    def __init__(self, data, plan: Plan, options: Options, key):
+        self.data, self.plan, self.options = data, plan, options
+        self.words = None if plan.source == "order" else sources.key_words(key)
+        per_epoch = options.per_epoch * plan.batch_size
+        wanted = options.epochs if options.epochs is not None else -(-options.steps // options.per_epoch)
+        self.epochs = max(1, min(1 << (max(wanted, 1) - 1).bit_length(), BLOCK_ROWS // per_epoch))
+        self.block = None
+
+    def at(self, step: int, _: int, last: int) -> Block:
+        """The block that holds a step."""
+        per_epoch = self.options.per_epoch
+        if self.plan.source == "order":
+            return Block(self.data, None, 0, last, per_epoch)
+        if self.block is None or not self.block.offset <= step < self.block.reach:
+            first = step // per_epoch
+            make = functools.partial(sources.host_rows, self.words, self.plan.count, self.plan.batch_size, self.options.order)
+            needed = min(self.epochs, -(-(last - first * per_epoch) // per_epoch))
+            rows = np.zeros((self.epochs * per_epoch, self.plan.batch_size), np.int32)
+            for index in range(needed):
+                rows[index * per_epoch : (index + 1) * per_epoch] = make(first + index)
+            self.block = Block(self.data, jax.device_put(rows), first * per_epoch, (first + self.epochs) * per_epoch, per_epoch)
+        return self.block
+
+
+class Streams:
+    """A stream of batches: blocks of batches of one shape, stacked, none beyond the end of an epoch."""
+
+    def __init__(self, source, start: int):
+        self.stream = sources.Stream(source)
+        self.stream.skip(start)
+
+    def at(self, step: int, epoch_start: int, last: int, most: int = 64) -> Block:
+        """The next block; called once per segment, which makes all its steps."""
+        batches = self.stream.next_block(min(most, last - step))
+        reach = step + len(batches)
+        per_epoch = reach - epoch_start if self.stream.epoch_is_over else int(UNKNOWN)
+        return Block(sources.stack(batches), None, step, reach, per_epoch)
+
+
+def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, stop, validation, resume) -> Result:
+    """A run in compiled segments."""
+    progress = _begin(plan, rule, params, key, model_state, stop) if resume is None else _copy(resume.progress)
+    guarded = tree.bytes_of(progress) > SNAPSHOT_BYTES
+    driver = _Driver(plan._replace(guard=guarded), options, rule, data, stop, validation, resume, progress)
+    limits = [float(limit) for m in (stop.members() if stop else ()) if (limit := m.build().seconds) is not None]
+    work = 10 * tree.size(params) + 20 * plan.batch_size * sum(np.prod(x.shape[1:]) for x in jax.tree.leaves(data) if hasattr(x, "shape"))
+    with host.Watch(driver.last if driver.last < UNKNOWN else None, work, options.progress, min(limits, default=None), driver.step) as watch:
+        while driver.code == RUNNING:
+            driver.segment(watch)
+    return driver.result(key)
+
+
+class _Driver:
+    """The segments of one run."""
+
+    def __init__(self, plan, options, rule, data, stop, validation, resume, progress):
+        self.plan, self.options, self.rule, self.stop, self.validation = plan, options, rule, stop, validation
+        self.step, self.epochs = int(progress.state.step), int(progress.epochs)
+        self.last = options.steps if options.steps is not None else (options.epochs * options.per_epoch if options.per_epoch else int(UNKNOWN))
+        self.source = Streams(data, self.step) if plan.source == "stream" else Arrays(data, plan, options, progress.state.key)
+        self.progress, self.run, self.code, self.reason = progress, None, RUNNING, -1
+        self.parts = [] if resume is None else [_earlier(resume, plan.names, self.step)]
+        records = max(self.last - self.step, 1) // (options.record_every or options.per_epoch or 1) + 2
+        self.capacity = capacity_for(records)
+        if self.last <= self.step:
+            self.code = int(Status.MAX_STEPS)
+
+    def segment(self, watch) -> None:
+        """One compiled segment and what follows from it."""
+        block = self.source.at(self.step, int(self.progress.epoch_start), self.last)
+        reach = self._reach(block, watch)
+        kept = None if self.plan.guard else _copy(self.progress)
+        run = self._go(self.plan, self.progress, block, reach)
+        code, step, value, sound = (x.item() for x in jax.device_get((run.code, run.progress.state.step, _last_value(run), _sound(run.progress))))
+        if not sound and not self.plan.guard:
+            # A gradient was not finite while the loss still was: run again, checking gradients, up to the last finite params.
+            run = self._go(self.plan._replace(guard=True), kept, block, reach)
+            code, step = int(run.code), int(run.progress.state.step)
+        self.parts.append((np.asarray(run.steps[: int(run.rows)]), np.asarray(run.history[: int(run.rows)])))
+        self.run, self.progress, self.code, self.step, self.reason = run, run.progress, code, step, int(run.reason)
+        if step == 0 and code != RUNNING:
+            raise_not_finite(_Start(jnp.asarray(value), _grad_norm_at_start(self.plan, self.progress, block)))
+        watch.saw(step, value)
+        self._between(watch)
+
+    def _reach(self, block: Block, watch) -> int:
+        if self.plan.source == "stream":
+            return block.reach
+        reach = min(self.step + watch.length(), block.reach, self.last)
+        every = self.options.record_every or block.per_epoch
+        reach = min(reach, self.step + (self.capacity - 2) * every)
+        if self.options.callbacks or self.options.checkpoint:
+            reach = min(reach, (self.step // block.per_epoch + 1) * block.per_epoch)
+        return reach
+
+    def _go(self, plan, progress, block: Block, reach) -> Run:
+        o = self.options
+        numbers = Numbers(*(np.int32(n) for n in (reach, self.last, block.per_epoch, o.record_every, o.patience, block.offset)))
+        return _segment(plan, self.rule, progress, block.data, block.rows, self.stop, numbers, self.validation, self.capacity)
+
+    def _between(self, watch) -> None:
+        """Callbacks and checkpoints at the end of an epoch, and what the host asks for."""
+        ended = int(self.progress.epochs) > self.epochs
+        self.epochs = int(self.progress.epochs)
+        asked = watch.asked() if self.code == RUNNING else RUNNING
+        if ended and self.options.checkpoint is not None:
+            self.options.checkpoint(_copy(Resumable(self.progress, self._history())))
+        if ended and self.options.callbacks:
+            p = self.progress
+            report = Report(self.step, self.epochs, float(p.value), float(p.validation), tree.copy(p.state.params))
+            if any([callback(report) is True for callback in self.options.callbacks]) and self.code == RUNNING:
+                asked, self.reason = int(Status.STOPPED), len(self._reasons()) - 2
+        if asked == Status.STOPPED and self.reason < 0:
+            self.reason = len(self._reasons()) - 1
+        if self.code == RUNNING and asked == RUNNING and self.options.steps is None and self.epochs >= (self.options.epochs or UNKNOWN):
+            asked = int(Status.MAX_STEPS)
+        self.code = asked if self.code == RUNNING else self.code
+
+    def _reasons(self):
+        return (*(m.factory.__name__ for m in (self.stop.members() if self.stop else ())), "patience", "callback", "time_limit")
+
+    def _history(self) -> dict[str, Any]:
+        steps, rows = (np.concatenate(column) for column in zip(*self.parts, strict=True)) if self.parts else (np.zeros(0, np.int32), np.zeros((0, len(self.plan.names))))
+        return {"step": steps} | {name: rows[:, i] for i, name in enumerate(self.plan.names)}
+
+    def result(self, key) -> Result:
+        """The result of the run."""
+        history = self._history()
+        state = Resumable(self.progress, history)
+        if int(self.progress.record.count) > 0 and self.code not in (Status.NONFINITE, Status.DIVERGED):
+            # The unfinished end of the run is shown in the history, but is not part of the state: a resumed run finishes it.
+            row = np.asarray(stochastic.row_of(self.plan, self.progress))
+            history = {"step": np.append(history["step"], np.int32(self.step))} | {n: np.append(history[n], row[i]) for i, n in enumerate(self.plan.names)}
+        aux = None if self.run is None else self.run.aux
+        data = self.source.data if self.plan.whole else None
+        return finish(self.plan, self.progress, jnp.int32(self.code), jnp.int32(self.reason), aux, self.rule, data, history, state, self._reasons())
+
+
+class _Start(NamedTuple):
+    value: Any
+    grad_norm: Any
+
+
+def _grad_norm_at_start(plan, progress, block):
+    batch, weights = stochastic.fetch(plan, block.data, block.rows, Numbers(*[jnp.int32(1)] * 5, jnp.int32(0)), jnp.int32(0))
+    state = progress.state
+    return tree.norm(stepping.value_and_grad(plan.objective, state.params, state.model_state, batch, stepping.step_key(plan.objective, state), weights).grads)
+
+
+def _earlier(resume, names, step):
+    before = {name: np.asarray(column) for name, column in resume.history.items()}
+    if set(before) != {"step", *names}:
+        return np.zeros(0, np.int32), np.zeros((0, len(names)))
+    keep = (before["step"] >= 0) & (before["step"] <= step)
+    return before["step"][keep], np.stack([before[name][keep] for name in names] or [np.zeros((keep.sum(), 0))], 1)
+
+
+def _last_value(run: Run):
+    return _value(run.progress)
+
+
+def _value(progress: Progress):
+    """The mean over the current epoch as far as it has come, else over the last finished one."""
+    count = progress.epoch.count
+    return jnp.where(count > 0, progress.epoch.total / jnp.maximum(count, 1), progress.value)
+
+
+@jax.jit
+def _sound(progress: Progress):
+    return tree.all_finite(progress.state.params)
+
+
+def finish(plan: Plan, progress: Progress, code, reason, aux, rule, data, history, state, reasons) -> Result:
+    """The result of a run that has ended, on the host or in a trace."""
+    value, params = _value(progress), progress.state.params
+    # Ended above its start, by a lot and for good: the loss was rising when the steps ran out.
+    worse = (code == Status.MAX_STEPS) & (value - progress.initial_value > 10 * jnp.abs(progress.initial_value)) & (value >= progress.value)
+    code = jnp.where(worse, Status.DIVERGED, code).astype(jnp.int32)
+    if rule.eval_params is not None:
+        params = rule.eval_params(progress.state.rule_state, params)
+    if plan.keep_best:
+        known = progress.best.epoch > 0
+        params, value = tree.where(known, progress.best.params, params), jnp.where(known, progress.best.value, value)
+    grad_norm, evaluations = progress.grad_norm, progress.state.evaluations
+    if plan.whole:
+        # Every batch was the whole: one more evaluation makes value and gradient norm those of the returned params, as for every full-batch run.
+        key = stepping.step_key(plan.objective, progress.state)
+        there = stepping.value_and_grad(plan.objective, params, progress.state.model_state, data, key, None)
+        value, grad_norm, evaluations = there.value, tree.norm(there.grads), evaluations + 1
+    nan = jnp.float32(jnp.nan)
+    return Result(
+        params=params,
+        value=value,
+        grad_norm=grad_norm,
+        code=code,
+        steps=progress.state.step,
+        evaluations=evaluations,
+        history=history,
+        state=state,
+        aux=aux,
+        rule=rule,
+        diagnosis=Diagnosis(progress.initial_value, progress.initial_grad_norm, progress.learning_rate, nan, reason),
+        kind="full batch" if plan.whole else "mini-batches",
+        reasons=reasons,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "options", "capacity"))
+def _whole(plan: Plan, options: Options, rule, params, data, rows, key, model_state, stop, validation, progress, capacity):
+    if progress is None:
+        progress = stochastic.begin(plan, rule, params, key, model_state, stop)
+    steps, per_epoch = options.steps, options.per_epoch
+    numbers = Numbers(*(jnp.int32(n) for n in (steps, steps, per_epoch, options.record_every, options.patience, 0)))
+    if rows is None and plan.source == "rows":
+        epochs = jnp.arange(-(-steps // per_epoch))
+        make = lambda epoch: sources.device_rows(progress.state.key, plan.count, plan.batch_size, options.order, epoch)  # noqa: E731
+        rows = jax.lax.map(make, epochs).reshape(-1, plan.batch_size)
+    run = stochastic.open_run(plan, progress, data, rows, numbers, capacity)
+    run = stochastic.loop(plan, rule, run, data, rows, stop, numbers, validation)
+    unfinished = (run.progress.record.count > 0) & (run.code != Status.NONFINITE) & (run.code != Status.DIVERGED)
+    return run, jax.lax.cond(unfinished, lambda r: stochastic._write(plan, r), lambda r: r, run)
+
+
+def traced(plan: Plan, options: Options, rule, params, data, key, model_state, stop, validation, resume) -> Result:
+    """A run as one pure program: differentiable, mappable, of fixed length."""
+    steps, per_epoch, every = options.steps, options.per_epoch, options.record_every
+    ends = sorted({*range(per_epoch, steps + 1, per_epoch), *(range(every, steps + 1, every) if every else ()), steps})
+    longest = max(b - a for a, b in zip([0, *ends], ends, strict=False)) if steps else 1
+    plan = plan._replace(guard=True, trips=(max(len(ends), 1), longest))
+    rows = None
+    if plan.source == "rows" and not tree.is_traced(key):
+        words, epochs = sources.key_words(key), -(-steps // per_epoch)
+        made = [sources.host_rows(words, plan.count, plan.batch_size, options.order, epoch) for epoch in range(max(epochs, 1))]
+        rows = jnp.asarray(np.concatenate(made))
+    arrays = lambda t: jax.tree.map(jnp.asarray, t)  # noqa: E731
+    progress = None if resume is None else resume.progress
+    capacity = (steps // every if every else -(-steps // per_epoch)) + 1
+    run, shown = _whole(plan, options, rule, params, arrays(data), rows, key, model_state, stop, arrays(validation), progress, capacity)
+    filled = jnp.arange(capacity) < shown.rows
+    history = {"step": jnp.where(filled, shown.steps, -1)}
+    history |= {name: jnp.where(filled, shown.history[:, i], jnp.nan) for i, name in enumerate(plan.names)}
+    reasons = (*(m.factory.__name__ for m in (stop.members() if stop else ())), "patience", "callback", "time_limit")
+    state = Resumable(run.progress, history)
+    return finish(plan, run.progress, run.code, run.reason, run.aux, arrays(rule), arrays(data), history, state, reasons)

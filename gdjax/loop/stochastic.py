@@ -1,0 +1,295 @@
+"""The mini-batch loop: steps in a tight inner loop, and at the end of an epoch or record everything that need not happen at every step."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gdjax import data as sources, stop as stopping, tree
+from gdjax.loop import step as stepping
+from gdjax.loop.deterministic import bounded_while
+from gdjax.result import RUNNING, Status
+
+HISTORY = ("value", "grad_norm", "learning_rate", "evaluations", "validation")
+GREW = 1e10  # a batch loss this many times the scale of the first will not come back
+FUSED_BELOW = 8  # rows: for smaller batches the gradient is fused into the update, and taking its norm in the loop would cost up to half a step
+
+
+class Tally(NamedTuple):
+    """Sums over the steps since the last boundary, scalars of shape ()."""
+
+    total: Any  # Σ value
+    count: Any  # int32
+
+
+class Best(NamedTuple):
+    """The best end of an epoch so far."""
+
+    metric: Any  # validation loss, or the epoch's mean training loss
+    epoch: Any  # int32: at the end of which
+    params: Any  # with keep="best", else ()
+    value: Any  # that epoch's mean training loss
+
+
+class Progress(NamedTuple):
+    """What the next step needs."""
+
+    state: stepping.State
+    epoch: Tally
+    record: Tally
+    epochs: Any  # int32: finished
+    epoch_start: Any  # int32: the step at which the current epoch began
+    value: Any  # mean over the last finished epoch; NaN before
+    previous_value: Any  # what the stopping rules were shown at the epoch before; inf before
+    grad_norm: Any  # of the last batch before the last boundary
+    initial_value: Any  # of the first batch
+    initial_grad_norm: Any  # at the first boundary
+    learning_rate: Any  # float32, of the last step
+    validation: Any  # at the end of the last epoch; NaN without
+    best: Best
+    waited: Any  # int32: epochs since the best
+    stop_state: Any
+
+
+class Run(NamedTuple):
+    """A mini-batch run in flight."""
+
+    progress: Progress
+    code: Any  # int32: RUNNING or a Status
+    reason: Any  # int32
+    aux: Any
+    history: Any  # (capacity, names)
+    steps: Any  # (capacity,): the step of each row
+    rows: Any  # int32
+
+
+class Plan(NamedTuple):
+    """What a mini-batch program is compiled for: static."""
+
+    objective: Any
+    names: tuple[str, ...]
+    batch_size: int
+    count: int  # examples
+    source: str  # "rows", "order", "stream": where a batch comes from
+    whole: bool  # every batch is the whole data set: its gradient is the full one
+    keep_best: bool
+    validate: bool
+    guard: bool  # check gradients at every step, for runs that cannot be run again up to the last finite point
+    trips: tuple[int, int] | None = None  # of the outer and inner loop, where derivatives must exist
+
+
+class Numbers(NamedTuple):
+    """What may change without compiling anew: int32 scalars."""
+
+    until: Any  # make steps until there are so many
+    last: Any  # the run's last step
+    per_epoch: Any  # steps in an epoch
+    record_every: Any  # 0 for once an epoch
+    patience: Any  # epochs; 0 for no limit
+    offset: Any  # the step to which row 0 of the given rows or batches belongs
+
+
+def begin(plan: Plan, rule, params, key, model_state, stop) -> Progress:
+    """Before the first step."""
+    nan, inf = jnp.asarray(jnp.nan, tree.dtype_of(params)), jnp.asarray(jnp.inf, tree.dtype_of(params))
+    tally, zero = Tally(jnp.zeros_like(nan), jnp.int32(0)), jnp.int32(0)
+    best = Best(inf, zero, tree.copy(params) if plan.keep_best else (), nan)
+    state = stepping.start(rule, params, model_state, key)
+    return Progress(state, tally, tally, zero, zero, nan, inf, nan, nan, nan, jnp.float32(jnp.nan), nan, best, zero, stop.build().init() if stop else ())
+
+
+def open_run(plan: Plan, progress: Progress, data, rows, numbers, capacity: int) -> Run:
+    """A run that continues from ``progress``, with an empty history of ``capacity`` rows."""
+    batch, weights = jax.eval_shape(lambda: fetch(plan, data, rows, numbers, progress.state.step))
+    state = progress.state
+    shape = jax.eval_shape(lambda b, w, s: stepping.value_and_grad(plan.objective, s.params, s.model_state, b, stepping.step_key(plan.objective, s), w), batch, weights, state)
+    aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape.aux)
+    history = jnp.full((capacity, len(plan.names)), jnp.nan, progress.value.dtype)
+    return Run(progress, jnp.int32(RUNNING), jnp.int32(-1), aux, history, jnp.full(capacity, -1, jnp.int32), jnp.int32(0))
+
+
+def fetch(plan: Plan, data, rows, numbers: Numbers, step):
+    """The batch of a step and its weights (None where every row counts)."""
+    if plan.source == "stream":
+        return jax.tree.map(lambda x: x[step - numbers.offset], data), None
+    if plan.source == "rows":
+        batch = sources.take(data, rows[step - numbers.offset])
+    else:
+        batch = _in_order(plan, data, lax.rem(step, numbers.per_epoch) * plan.batch_size)
+    if not plan.objective.is_sum or plan.count % plan.batch_size == 0:
+        return batch, None
+    # A finite sum has an exact last batch: the rows that fill it up to the common shape weigh nothing.
+    last = lax.rem(step, numbers.per_epoch) == numbers.per_epoch - 1
+    here = jnp.where(last, plan.count % plan.batch_size, plan.batch_size)
+    return batch, (jnp.arange(plan.batch_size) < here).astype(jnp.float32)
+
+
+def _in_order(plan, data, first):
+    if plan.count % plan.batch_size == 0:
+        return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first, plan.batch_size), data)
+    return sources.take(data, lax.rem(first + jnp.arange(plan.batch_size, dtype=jnp.int32), jnp.int32(plan.count)))
+
+
+def loop(plan: Plan, rule, run: Run, data, rows, stop, numbers: Numbers, validation=None) -> Run:
+    """Runs until ``numbers.until`` or a verdict: boundary after boundary, steps in between."""
+
+    def goes_on(run):
+        return (run.code == RUNNING) & (run.progress.state.step < numbers.until)
+
+    def span(run):
+        boundary = _next_boundary(run.progress, numbers)
+        run = _steps(plan, rule, run, data, rows, numbers, boundary)
+        return _at_boundary(plan, run, data, stop, numbers, validation)
+
+    return bounded_while(goes_on, span, run, plan.trips and plan.trips[0])
+
+
+def _next_boundary(progress: Progress, numbers: Numbers):
+    step = progress.state.step
+    ends = progress.epoch_start + (lax.div(step - progress.epoch_start, numbers.per_epoch) + 1) * numbers.per_epoch
+    every = jnp.maximum(numbers.record_every, 1)
+    records = jnp.where(numbers.record_every > 0, (lax.div(step, every) + 1) * every, ends)
+    return jnp.minimum(jnp.minimum(ends, records), numbers.until)
+
+
+def _steps(plan: Plan, rule, run: Run, data, rows, numbers, boundary) -> Run:
+    in_loop = plan.guard or plan.batch_size >= FUSED_BELOW
+
+    def one(run, norm_here):
+        return _one_step(plan, rule, run, data, rows, numbers, norm_here)
+
+    def below(limit):
+        return lambda run: (run.code == RUNNING) & (run.progress.state.step < limit)
+
+    inner = boundary if in_loop else boundary - 1
+    run = bounded_while(below(inner), lambda run: one(run, (run.progress.state.step == boundary - 1) if in_loop else None), run, plan.trips and plan.trips[1])
+    if in_loop:
+        return run
+    return lax.cond(below(boundary)(run), lambda run: one(run, jnp.asarray(True)), lambda run: run, run)
+
+
+def _one_step(plan: Plan, rule, run: Run, data, rows, numbers, norm_here) -> Run:
+    progress = run.progress
+    state = progress.state
+    batch, weights = fetch(plan, data, rows, numbers, state.step)
+    seen, _ = stepping.evaluate(plan.objective, rule, state, batch, weights)
+    value = seen.value.astype(progress.value.dtype)
+    initial = jnp.where(state.step == 0, value, progress.initial_value)
+    ran_away = jnp.abs(value) / GREW > jnp.maximum(jnp.abs(initial), 1)
+    sound = jnp.isfinite(value) & ~ran_away
+    grad_norm = progress.grad_norm
+    if plan.guard:
+        grad_norm = tree.norm(seen.grads).astype(value.dtype)
+        sound = sound & jnp.isfinite(grad_norm)
+    elif norm_here is not None:
+        grad_norm = lax.cond(norm_here, lambda g: tree.norm(g).astype(value.dtype), lambda g: progress.grad_norm, seen.grads)
+    new, _, more = stepping.advance(plan.objective, rule, state, seen, batch, weights, **_extra(plan, data, rows, numbers, state))
+    rate = stepping.learning_rate(rule, state.rule_state, new.rule_state)
+    new = tree.where(sound, new._replace(evaluations=state.evaluations + 1 + more), state._replace(evaluations=state.evaluations + 1))
+    add = lambda tally: Tally(tally.total + jnp.where(sound, value, 0), tally.count + sound)  # noqa: E731
+    broken = jnp.where(ran_away | (jnp.isinf(value) & (state.step > 0)), Status.DIVERGED, Status.NONFINITE)
+    progress = progress._replace(
+        state=new,
+        epoch=add(progress.epoch),
+        record=add(progress.record),
+        initial_value=initial,
+        grad_norm=jnp.where(sound, grad_norm, progress.grad_norm),
+        learning_rate=rate,
+    )
+    return run._replace(progress=progress, aux=seen.aux, code=jnp.where(sound, RUNNING, broken).astype(jnp.int32))
+
+
+def _extra(plan: Plan, data, rows, numbers, state):
+    """What fit offers to rules beside the batch: where it comes from, and the whole sum."""
+    if plan.source == "stream":
+        return {}
+    taken = rows[state.step - numbers.offset] if plan.source == "rows" else None
+
+    def full_value_and_grad_fn(params):
+        there = stepping.value_and_grad(plan.objective, params, state.model_state, data, stepping.step_key(plan.objective, state), None)
+        return there.value, there.grads
+
+    return dict(indices=taken, num_examples=plan.count, full_value_and_grad_fn=full_value_and_grad_fn)
+
+
+def _mean(tally: Tally):
+    return jnp.where(tally.count > 0, tally.total / jnp.maximum(tally.count, 1), jnp.nan)
+
+
+def _at_boundary(plan: Plan, run: Run, data, stop, numbers: Numbers, validation) -> Run:
+    progress = run.progress
+    step = progress.state.step
+    ends = (run.code == RUNNING) & (step - progress.epoch_start >= numbers.per_epoch)
+    first_norm = jnp.isnan(progress.initial_grad_norm)
+    run = run._replace(progress=progress._replace(initial_grad_norm=jnp.where(first_norm, progress.grad_norm, progress.initial_grad_norm)))
+    run = lax.cond(ends, lambda run: end_epoch(plan, run, stop, numbers, validation), lambda run: run, run)
+    every = jnp.maximum(numbers.record_every, 1)
+    records = jnp.where(numbers.record_every > 0, lax.rem(step, every) == 0, ends) & (run.code != Status.NONFINITE) & (run.code != Status.DIVERGED)
+    run = lax.cond(records, lambda run: _write(plan, run), lambda run: run, run)
+    code = jnp.where((run.code == RUNNING) & (step >= numbers.last), Status.MAX_STEPS, run.code)
+    return run._replace(code=code.astype(jnp.int32))
+
+
+def end_epoch(plan: Plan, run: Run, stop, numbers: Numbers, validation) -> Run:
+    """What happens at the end of an epoch: validation, the best, patience and the stopping rules."""
+    progress = run.progress
+    value = _mean(progress.epoch)
+    held_out = _validate(plan, progress.state, validation).astype(value.dtype) if plan.validate else progress.validation
+    metric = held_out if plan.validate else value
+    better = metric < progress.best.metric
+    here = Best(metric, progress.epochs + 1, progress.state.params if plan.keep_best else (), value)
+    best = tree.where(better, here, progress.best)
+    waited = jnp.where(better, 0, progress.waited + 1).astype(jnp.int32)
+    code, reason, stop_state = jnp.int32(RUNNING), jnp.int32(-1), progress.stop_state
+    if stop is not None:
+        nan = jnp.full_like(value, jnp.nan)
+        norms = (progress.grad_norm, progress.initial_grad_norm) if plan.whole else (nan, nan)
+        shown = stopping.Observation(metric, progress.previous_value, *norms, nan, nan)
+        code, reason, stop_state = stopping.codes(stop, shown, stop_state)
+    tired = (numbers.patience > 0) & (waited >= numbers.patience) & (code == RUNNING)
+    progress = progress._replace(
+        epoch=Tally(jnp.zeros_like(value), jnp.int32(0)),
+        epochs=progress.epochs + 1,
+        epoch_start=progress.state.step,
+        value=value,
+        previous_value=metric,
+        validation=held_out,
+        best=best,
+        waited=waited,
+        stop_state=stop_state,
+    )
+    members = 0 if stop is None else len(stop.members())
+    code, reason = jnp.where(tired, Status.STOPPED, code).astype(jnp.int32), jnp.where(tired, members, reason).astype(jnp.int32)
+    return run._replace(progress=progress, code=code, reason=reason)
+
+
+def _validate(plan: Plan, state, validation):
+    key = None if state.key is None else jax.random.fold_in(state.key, 0xFFFFFFFF)  # no step has this number
+    key = key if plan.objective.stochastic else None
+    return stepping.value(plan.objective, state.params, state.model_state, validation, key)[0]
+
+
+def row_of(plan: Plan, progress: Progress):
+    """A row of history: the mean loss since the last record, and what else was asked for."""
+    columns = dict(
+        value=_mean(progress.record),
+        grad_norm=progress.grad_norm,
+        learning_rate=progress.learning_rate,
+        evaluations=progress.state.evaluations,
+        validation=progress.validation,
+    )
+    dtype = progress.value.dtype
+    return jnp.stack([columns[name].astype(dtype) for name in plan.names]) if plan.names else jnp.zeros((0,), dtype)
+
+
+def _write(plan: Plan, run: Run) -> Run:
+    progress = run.progress
+    return run._replace(
+        progress=progress._replace(record=Tally(jnp.zeros_like(progress.value), jnp.int32(0))),
+        history=run.history.at[run.rows].set(row_of(plan, progress), mode="drop"),
+        steps=run.steps.at[run.rows].set(progress.state.step, mode="drop"),
+        rows=run.rows + 1,
+    )

@@ -1,0 +1,470 @@
+"""What a rule is: a gradient transformation for optax and all who take one, a pytree for JAX, a value for Python."""
+
+import copy
+import pickle
+
+import chex
+import equinox as eqx
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optimistix
+import pytest
+from flax import nnx
+
+import gdjax
+
+CENTRE = {"w": np.array([1.0, -2.0, 0.5], np.float32), "b": np.float32(3.0)}
+
+
+def loss(params):
+    w, b = params["w"] - CENTRE["w"], params["b"] - CENTRE["b"]
+    return jnp.sum(jnp.array([1.0, 0.3, 2.0]) * w**2) + b**2 + 0.5 * b * jnp.sum(w) / 3
+
+
+def start():
+    return {"w": jnp.array([0.2, 0.1, -1.0]), "b": jnp.array(-0.5)}
+
+
+def path(rule, params=None, steps=6, **extra):
+    """The final params and state, by hand, the way every training loop does it."""
+    rule = optax.with_extra_args_support(rule)
+    params = start() if params is None else params
+    state = rule.init(params)
+    for _ in range(steps):
+        updates, state = rule.update(jax.grad(loss)(params), state, params, **extra)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def one_trace(run, *rules):
+    """The results of ``run`` for all rules, under one jit that is traced once."""
+    traces = []
+    jitted = jax.jit(lambda rule: (traces.append(rule), run(rule))[1])
+    results = [jitted(rule) for rule in rules]
+    assert len(traces) == 1
+    return results
+
+
+# --- a value
+
+
+RULES = [
+    gdjax.gd(0.1),
+    gdjax.gd(1),
+    gdjax.sgd(0.1, momentum=0.9, nesterov=True),
+    gdjax.sgd(gdjax.schedules.cosine(0.1, 100), 0.9),
+    gdjax.sgd(jnp.array([0.1, 0.2])),
+    gdjax.rule(optax.adam)(1e-3, b1=0.8),
+    gdjax.chain(gdjax.rule(optax.clip_by_global_norm)(1.0), gdjax.sgd(0.1, 0.9)),
+    gdjax.chain(gdjax.chain(gdjax.gd(0.5), gdjax.rule(optax.scale)(0.5)), gdjax.gd(0.1)),
+    gdjax.rule(optax.masked)(gdjax.sgd(0.1), {"w": True, "b": False}),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda rule: pickle.loads(pickle.dumps(rule))], ids=["copy", "deepcopy", "pickle"])
+def test_copies_are_equal_and_work(rule, again):
+    other = again(rule)
+    assert type(other) is gdjax.Rule
+    assert other is not rule
+    assert other == rule
+    assert not other != rule
+    assert hash(other) == hash(rule)
+    assert repr(other) == repr(rule)
+    assert jax.tree.structure(other) == jax.tree.structure(rule)
+    if all(np.ndim(leaf) == 0 for leaf in rule.leaves):
+        chex.assert_trees_all_equal(path(other), path(rule))
+
+
+def test_rules_are_equal_by_value():
+    assert gdjax.sgd(0.1) == gdjax.sgd(0.1) == gdjax.sgd(learning_rate=0.1)
+    assert gdjax.sgd(0.1, 0.9) == gdjax.sgd(momentum=0.9, learning_rate=0.1)
+    assert gdjax.sgd(0.5) == gdjax.sgd(jnp.float32(0.5))
+    different = [gdjax.sgd(0.1), gdjax.sgd(0.2), gdjax.gd(0.1), gdjax.sgd(0.1, 0.9), gdjax.sgd(0.1, 0.9, nesterov=True), optax.sgd(0.1), 0.1, None]
+    different += [gdjax.sgd(jnp.array([0.1, 0.2])), gdjax.sgd(jnp.array([0.1, 0.2, 0.3])), gdjax.chain(gdjax.sgd(0.1))]
+    for i, one in enumerate(different):
+        for j, other in enumerate(different):
+            if i != j:
+                assert one != other
+                assert not one == other
+    assert len({gdjax.sgd(0.1), gdjax.sgd(0.1), gdjax.sgd(0.2)}) == 2
+
+
+def test_they_show_the_call_that_makes_them():
+    assert repr(gdjax.sgd(0.1, momentum=0.9, nesterov=True)) == "sgd(learning_rate=0.1, momentum=0.9, nesterov=True)"
+    assert repr(gdjax.sgd(jnp.geomspace(0.1, 1.0, 5))) == "sgd(learning_rate=<float32[5]>)"
+    assert repr(gdjax.chain(gdjax.gd(0.5), gdjax.rule(optax.scale)(2.0))) == "chain(gd(learning_rate=0.5), scale(step_size=2))"
+    assert repr(gdjax.sgd) == (
+        "<rule factory sgd(learning_rate, momentum=None, *, dampening=None, weight_decay=None, nesterov=False, maximize=False)>"
+    )
+    jax.jit(lambda rule: chex.assert_equal(repr(rule), "gd(learning_rate=<traced float32[]>)"))(gdjax.gd(0.1))
+    assert gdjax.sgd.__name__ == "sgd"
+    assert "Stochastic gradient descent" in gdjax.sgd.__doc__
+
+
+def test_their_arguments_are_named():
+    rule = gdjax.sgd(0.1, 0.9)
+    assert rule.arguments == {"learning_rate": 0.1, "momentum": 0.9, "dampening": None, "weight_decay": None, "nesterov": False, "maximize": False}
+    assert rule.leaves == (0.1, 0.9)
+
+
+def test_wrong_calls_show_the_signature():
+    with pytest.raises(TypeError, match=r"gd: missing a required argument: 'learning_rate'; wanted gd\(learning_rate\)"):
+        gdjax.gd()
+    with pytest.raises(TypeError, match=r"gd: got an unexpected keyword argument 'lr'; wanted gd\(learning_rate\)"):
+        gdjax.gd(lr=0.1)
+
+
+def test_local_factories_do_not_pickle_and_say_so():
+    @gdjax.rule
+    def local(learning_rate):
+        return optax.sgd(learning_rate)
+
+    with pytest.raises((AttributeError, pickle.PicklingError), match="local"):
+        pickle.dumps(local(0.1))
+    assert copy.deepcopy(local(0.1)) == local(0.1)
+
+
+# --- a pytree
+
+
+def test_numbers_are_leaves_and_the_rest_is_structure():
+    assert jax.tree.leaves(gdjax.sgd(0.1, 0.9, nesterov=True)) == [0.1, 0.9]
+    assert jax.tree.leaves(gdjax.sgd(1)) == []
+    assert jax.tree.structure(gdjax.sgd(0.1)) == jax.tree.structure(gdjax.sgd(0.7))
+    assert jax.tree.structure(gdjax.sgd(0.1)) != jax.tree.structure(gdjax.sgd(0.1, 0.9))
+    assert jax.tree.map(lambda number: 2 * number, gdjax.sgd(0.1, 0.4)) == gdjax.sgd(0.2, 0.8)
+
+
+@pytest.mark.parametrize("fill", [None, True, False, object(), "text", 3, jax.ShapeDtypeStruct((), jnp.float32), jnp.ones(2)], ids=lambda fill: type(fill).__name__)
+def test_anything_can_stand_in_the_place_of_a_leaf(fill):
+    rule = gdjax.chain(gdjax.sgd(gdjax.schedules.cosine(0.1, 10), 0.9), gdjax.gd(0.5))
+    leaves, treedef = jax.tree.flatten(rule)
+    filled = jax.tree.unflatten(treedef, [fill] * len(leaves))
+    assert filled.leaves == (fill,) * 3 if not isinstance(fill, jax.Array) else len(filled.leaves) == 3
+    assert isinstance(repr(filled), str)
+    back = jax.tree.unflatten(jax.tree.structure(filled, is_leaf=lambda x: x is fill), leaves)
+    assert back == rule
+
+
+def test_through_jit_vmap_and_grad():
+    def final(rule):
+        return loss(path(rule)[0])
+
+    make = gdjax.sgd
+    np.testing.assert_allclose(one_trace(final, make(0.1, 0.9), make(0.2, 0.5)), [final(make(0.1, 0.9)), final(make(0.2, 0.5))], rtol=1e-5)
+    rules = make(jnp.array([0.05, 0.1]), jnp.array([0.9, 0.5]))
+    np.testing.assert_allclose(jax.vmap(final)(rules), [final(make(0.05, 0.9)), final(make(0.1, 0.5))], rtol=1e-5)
+    slopes = jax.grad(final)(make(0.1, 0.5))
+    assert isinstance(slopes, gdjax.Rule)
+    numeric = (final(make(0.101, 0.5)) - final(make(0.099, 0.5))) / 0.002
+    np.testing.assert_allclose(slopes.arguments["learning_rate"], numeric, rtol=0.02)
+    assert jax.eval_shape(lambda rule: rule, make(0.1)).leaves[0].dtype == jnp.float32
+    assert jax.jit(lambda rule: rule)(make(0.5)) == make(0.5)
+    stacked = jax.lax.scan(lambda rule, _: (jax.tree.map(lambda x: x / 2, rule), rule), make(jnp.float32(1.0)), length=3)[1]
+    np.testing.assert_array_equal(stacked.leaves[0], [1.0, 0.5, 0.25])
+
+
+def test_equinox_partitions_and_combines_them():
+    rule = gdjax.sgd(jnp.float32(0.1), 0.9)
+    arrays, rest = eqx.partition(rule, eqx.is_array)
+    assert (arrays.leaves, rest.leaves) == ((jnp.float32(0.1), None), (None, 0.9))
+    assert eqx.combine(arrays, rest) == rule
+    assert eqx.filter(rule, eqx.is_inexact_array_like) == rule
+    assert eqx.tree_equal(rule, copy.deepcopy(rule))
+    assert eqx.filter_jit(lambda rule: path(rule)[0])(rule)["b"] == pytest.approx(path(rule)[0]["b"], rel=1e-5)
+
+
+numbers = st.floats(-1e3, 1e3, width=32) | st.floats(-1e3, 1e3, width=32).map(jnp.float32) | st.just(np.arange(3.0))
+constants = st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3) | st.sampled_from([jnp.tanh, optax.global_norm])
+arguments = st.recursive(
+    numbers | constants,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3) | st.builds(gdjax.chain, st.just(gdjax.gd(0.3))),
+    max_leaves=8,
+)
+
+
+@gdjax.rule
+def takes_anything(*args, **kwargs):
+    return optax.identity()
+
+
+@hypothesis.given(st.lists(arguments, max_size=4), st.dictionaries(st.from_regex("[a-z]{1,4}", fullmatch=True), arguments, max_size=3))
+def test_round_trips_for_arbitrary_arguments(args, kwargs):
+    rule = takes_anything(*args, **kwargs)
+    leaves, treedef = jax.tree.flatten(rule)
+    assert jax.tree.unflatten(treedef, leaves) == rule
+    again_args, again_kwargs = rule.args_and_kwargs()
+    assert jax.tree.structure((list(again_args), again_kwargs)) == jax.tree.structure((args, kwargs))
+    same = jax.tree.map(lambda x, y: x is y, (list(again_args), again_kwargs), (args, kwargs))
+    assert all(jax.tree.leaves(same))
+    assert all(isinstance(leaf, (float, np.ndarray, jax.Array)) for leaf in leaves)
+    masked = jax.tree.map(lambda _: True, rule)
+    assert masked.leaves == (True,) * len(leaves)
+    assert jax.tree.structure(masked) == treedef
+    assert pickle.loads(pickle.dumps(rule)) == rule == copy.deepcopy(rule)
+    assert isinstance(repr(rule), str)
+
+
+# --- a gradient transformation: lifted from optax
+
+
+LIFTED = {
+    "adabelief": (optax.adabelief, {}),
+    "adadelta": (optax.adadelta, {}),
+    "adafactor": (optax.adafactor, {}),
+    "adagrad": (optax.adagrad, {}),
+    "adam": (optax.adam, {"b1": 0.8}),
+    "adamax": (optax.adamax, {}),
+    "adamaxw": (optax.adamaxw, {"weight_decay": 0.01}),
+    "adamw": (optax.adamw, {"weight_decay": 0.01}),
+    "adan": (optax.adan, {}),
+    "amsgrad": (optax.amsgrad, {}),
+    "fromage": (optax.fromage, {}),
+    "lamb": (optax.lamb, {}),
+    "lars": (optax.lars, {}),
+    "lion": (optax.lion, {}),
+    "nadam": (optax.nadam, {}),
+    "nadamw": (optax.nadamw, {}),
+    "noisy_sgd": (optax.noisy_sgd, {}),
+    "novograd": (optax.novograd, {}),
+    "optimistic_gradient_descent": (optax.optimistic_gradient_descent, {}),
+    "radam": (optax.radam, {}),
+    "rmsprop": (optax.rmsprop, {"momentum": 0.9}),
+    "rprop": (optax.rprop, {}),
+    "sgd": (optax.sgd, {"momentum": 0.9, "nesterov": True}),
+    "sign_sgd": (optax.sign_sgd, {}),
+    "sm3": (optax.sm3, {}),
+    "yogi": (optax.yogi, {}),
+    "muon": (optax.contrib.muon, {}),
+    "prodigy": (optax.contrib.prodigy, {}),
+    "schedule_free_sgd": (optax.contrib.schedule_free_sgd, {}),
+}
+
+
+@pytest.mark.parametrize("name", LIFTED)
+def test_lifts_the_factories_of_optax_with_one_trace_for_two_learning_rates(name):
+    factory, arguments = LIFTED[name]
+    lifted = gdjax.rule(factory)
+    first, second = lifted(0.1, **arguments), lifted(0.02, **arguments)
+    assert isinstance(first, optax.GradientTransformationExtraArgs)
+    assert lifted.__name__ == factory.__name__
+    results = one_trace(lambda rule: path(rule, steps=3)[0], first, second)
+    for result, rate in zip(results, (0.1, 0.02), strict=True):
+        expected = jax.jit(lambda rate=rate: path(factory(rate, **arguments), steps=3)[0])()
+        chex.assert_trees_all_close(result, expected, rtol=2e-4, atol=1e-5)
+    assert np.abs(results[0]["w"] - results[1]["w"]).max() > 1e-4
+
+
+def test_lifting_is_for_factories():
+    assert gdjax.rule(gdjax.sgd) is gdjax.sgd
+    for given in (optax.adam(1e-3), gdjax.sgd(0.1), 0.1, None):
+        with pytest.raises(TypeError, match=r"^rule: got .*, wanted a factory. Type gdjax.rule\(optax.adam\)\(1e-3\)"):
+            gdjax.rule(given)
+    with pytest.raises(TypeError, match=r"returned a float; wanted \(init, update\) or .*: type return init, update"):
+        gdjax.rule(lambda number: number)(0.1)
+
+
+def test_checks_of_foreign_factories_are_made_at_the_call():
+    @gdjax.rule
+    def picky(learning_rate):
+        if learning_rate < 0:
+            raise ValueError("picky")
+        return optax.sgd(learning_rate)
+
+    with pytest.raises(ValueError, match="picky"):
+        picky(-0.1)
+    picky(jnp.array([0.1, -0.1]))  # a comparison of an array has no truth value: not tried
+
+
+# --- a gradient transformation: under the wrappers of optax, and over its rules
+
+
+WRAPPERS = {
+    "chain": lambda inner: optax.chain(optax.clip_by_global_norm(1.5), inner),
+    "named_chain": lambda inner: optax.named_chain(("clip", optax.clip(0.5)), ("inner", inner)),
+    "partition": lambda inner: optax.partition({"slow": inner, "fast": optax.sgd(0.2)}, {"w": "slow", "b": "fast"}),
+    "masked": lambda inner: optax.masked(inner, {"w": True, "b": False}),
+    "MultiSteps": lambda inner: optax.MultiSteps(inner, 2),
+    "apply_if_finite": lambda inner: optax.apply_if_finite(inner, 2),
+    "maybe_update": lambda inner: optax.conditionally_mask(inner, lambda step: step % 2 == 0),
+    "freeze": lambda inner: optax.chain(inner, optax.freeze({"w": False, "b": True})),
+    "flatten": optax.flatten,
+    "schedule_free": lambda inner: optax.contrib.schedule_free(inner, 0.1),
+}
+TWINS = {
+    "sgd": (gdjax.sgd(0.1, 0.9, nesterov=True), optax.sgd(0.1, 0.9, nesterov=True)),
+    "schedule": (gdjax.gd(gdjax.schedules.cosine(0.1, 4)), optax.sgd(optax.cosine_decay_schedule(0.1, 4))),
+    "adam": (gdjax.rule(optax.adam)(0.1), optax.adam(0.1)),
+    "chain": (gdjax.chain(gdjax.rule(optax.clip)(1.0), gdjax.sgd(0.1)), optax.chain(optax.clip(1.0), optax.sgd(0.1))),
+}
+
+
+@pytest.mark.parametrize("twins", TWINS)
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrappers_of_optax_take_our_rules(wrapper, twins):
+    ours, theirs = TWINS[twins]
+    chex.assert_trees_all_close(path(WRAPPERS[wrapper](ours))[0], path(WRAPPERS[wrapper](theirs))[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_lifted_wrappers_take_our_rules_and_those_of_optax_and_keep_the_leaves(wrapper):
+    lifted = gdjax.rule(WRAPPERS[wrapper])
+    expected = path(WRAPPERS[wrapper](optax.sgd(0.1, 0.9)))[0]
+    ours, theirs = lifted(gdjax.sgd(0.1, 0.9)), lifted(optax.sgd(0.1, 0.9))
+    assert ours.leaves == (0.1, 0.9)
+    assert theirs.leaves == ()
+    chex.assert_trees_all_close(path(ours)[0], expected, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(path(theirs)[0], expected, rtol=1e-5, atol=1e-6)
+    first, second = one_trace(lambda rule: path(rule)[0], ours, lifted(gdjax.sgd(0.05, 0.9)))
+    chex.assert_trees_all_close(first, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(second["w"] - first["w"]).max() > 1e-4
+
+
+def test_our_chain_is_the_chain_of_optax():
+    ours = gdjax.chain(optax.clip_by_global_norm(1.5), gdjax.sgd(0.1, 0.9), optax.scale(0.5))
+    theirs = optax.chain(optax.clip_by_global_norm(1.5), optax.sgd(0.1, 0.9), optax.scale(0.5))
+    chex.assert_trees_all_close(path(ours)[0], path(theirs)[0], rtol=1e-6)
+    assert ours.leaves == (0.1, 0.9)
+    one_trace(lambda rule: path(rule)[0], ours, jax.tree.map(lambda x: x / 2, ours))
+
+
+@pytest.mark.parametrize("member", [optax.sgd, gdjax.sgd, 0.1, None], ids=str)
+def test_chains_hold_transformations_alone(member):
+    with pytest.raises(TypeError, match=r"^chain: a member is .*; wanted a gradient transformation \(init, update\): pass"):
+        gdjax.chain(gdjax.sgd(0.1), member)
+
+
+def test_multi_steps_takes_the_mean_of_the_gradients():
+    rule = gdjax.rule(optax.MultiSteps)(gdjax.sgd(0.5), 2)
+    state = rule.init(jnp.zeros(2))
+    updates, state = rule.update(jnp.array([1.0, -2.0]), state, jnp.zeros(2))
+    np.testing.assert_array_equal(updates, [0.0, 0.0])
+    updates, state = rule.update(jnp.array([3.0, 4.0]), state, jnp.zeros(2))
+    np.testing.assert_array_equal(updates, [-1.0, -0.5])
+
+
+def test_inject_hyperparams_takes_our_factories():
+    rule = optax.inject_hyperparams(gdjax.sgd)(learning_rate=optax.linear_schedule(0.1, 0.0, 10), momentum=0.9)
+    twin = optax.inject_hyperparams(optax.sgd)(learning_rate=optax.linear_schedule(0.1, 0.0, 10), momentum=0.9)
+    (ours, state), (theirs, _) = path(rule), path(twin)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-5)
+    np.testing.assert_allclose(state.hyperparams["learning_rate"], 0.05, rtol=1e-5)
+    assert set(state.hyperparams) == {"learning_rate", "momentum"}
+
+
+def test_lookahead_takes_our_rules():
+    def final(inner):
+        rule = optax.lookahead(inner, sync_period=2, slow_step_size=0.5)
+        params = optax.LookaheadParams.init_synced(start())
+        state = rule.init(params)
+        for _ in range(5):
+            updates, state = rule.update(jax.grad(loss)(params.fast), state, params)
+            params = optax.apply_updates(params, updates)
+        return params.slow
+
+    chex.assert_trees_all_close(final(gdjax.sgd(0.1, 0.9)), final(optax.sgd(0.1, 0.9)), rtol=1e-6)
+
+
+def test_tree_map_params_finds_what_is_like_params():
+    rule = gdjax.chain(gdjax.sgd(gdjax.schedules.cosine(0.1, 10), 0.9), gdjax.rule(optax.adam)(0.1))
+    state = rule.init(start())
+    marked = optax.tree.map_params(rule, lambda _: "like params", state, transform_non_params=lambda _: "else")
+    assert jax.tree.leaves(marked[0].velocity) == ["like params"] * 2
+    assert marked[0].step == "else"
+    assert jax.tree.leaves(marked[1][0].nu) == ["like params"] * 2
+
+
+def test_apply_if_finite_skips_what_is_not():
+    rule = optax.apply_if_finite(gdjax.sgd(0.1, 0.9), 3)
+    params, state = start(), rule.init(start())
+    updates, after = rule.update(jax.tree.map(lambda x: x * jnp.nan, params), state, params)
+    chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, params))
+    chex.assert_trees_all_equal(after.inner_state, state.inner_state)
+
+
+def test_flax_optimizers_take_our_rules():
+    def final(rule):
+        model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+        optimizer = nnx.Optimizer(model, rule, wrt=nnx.Param)
+        inputs = jnp.array([[1.0, -0.5, 2.0], [0.3, 1.5, -1.0]])
+
+        @nnx.jit
+        def step(model, optimizer):
+            optimizer.update(model, nnx.grad(lambda model: jnp.mean((model(inputs) - jnp.array([[1.0, -2.0]])) ** 2))(model))
+
+        for _ in range(4):
+            step(model, optimizer)
+        return nnx.to_pure_dict(nnx.state(model))
+
+    chex.assert_trees_all_close(final(gdjax.sgd(0.1, 0.9)), final(optax.sgd(0.1, 0.9)), rtol=1e-5)
+    chex.assert_trees_all_close(final(gdjax.rule(optax.adam)(0.1)), final(optax.adam(0.1)), rtol=1e-5)
+
+
+def test_optimistix_takes_our_rules():
+    def solve(rule):
+        solver = optimistix.OptaxMinimiser(rule, rtol=1e-5, atol=1e-5)
+        return optimistix.minimise(lambda params, _: loss(params), solver, start(), max_steps=500)
+
+    solution = solve(gdjax.sgd(0.1, 0.5))
+    chex.assert_trees_all_close(solution.value, CENTRE, atol=1e-3)
+    assert solution.stats["num_steps"] == solve(optax.sgd(0.1, 0.5)).stats["num_steps"]
+
+
+# --- the point a rule reports
+
+
+@gdjax.rule
+def averaging(learning_rate):
+    """A toy: gradient descent that reports the mean of its points."""
+
+    def init(params):
+        return 0, params
+
+    def update(grads, state, params, **extra):
+        count, mean = state
+        updates = jax.tree.map(lambda g: -learning_rate * g, grads)
+        return updates, (count + 1, jax.tree.map(lambda m, p, u: m + (p + u - m) / (count + 1), mean, params, updates))
+
+    def eval_params(state, params):
+        return state[1]
+
+    return init, update, eval_params
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda rule: rule,
+        gdjax.chain,
+        lambda rule: gdjax.chain(optax.identity(), rule),
+        lambda rule: gdjax.chain(gdjax.gd(-1.0), gdjax.chain(optax.scale(1.0), rule)),
+    ],
+    ids=["bare", "chain", "second", "nested"],
+)
+def test_eval_params_is_found_in_chains(wrap):
+    points, params, rule = [], start(), wrap(averaging(0.1))
+    state = rule.init(params)
+    for _ in range(4):
+        updates, state = rule.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+        points.append(params)
+    mean = jax.tree.map(lambda *rows: sum(rows) / 4, *points)
+    chex.assert_trees_all_close(gdjax.eval_params(rule, state, params), mean, rtol=1e-5)
+    chex.assert_trees_all_close(jax.jit(gdjax.eval_params)(rule, state, params), mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [gdjax.sgd(0.1, 0.9), optax.adam(0.1), gdjax.chain(gdjax.gd(0.1))], ids=["sgd", "optax", "chain"])
+def test_other_rules_report_the_params(rule):
+    params = start()
+    assert gdjax.eval_params(rule, rule.init(params), params) is params
+    assert getattr(rule, "eval_params", None) is None
+
+
+def test_eval_params_wants_a_rule():
+    with pytest.raises(TypeError, match=r"rule is .*; wanted a gradient transformation \(init, update\): pass sgd\(0.1\)"):
+        gdjax.eval_params(optax.sgd, (), start())
