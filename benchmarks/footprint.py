@@ -54,7 +54,7 @@ def count_compilations(call: Callable[[], object], traces: list[int]) -> dict:
 
 
 def compilations_of(door: str) -> dict:
-    """Traces and compilations of three calls of a door: the first, another learning rate, other data and params of the same shapes."""
+    """Traces and compilations of a door's first call, and with another learning rate, other data and params of the same shapes, other steps."""
     import gdjax
 
     problem, traces = problems.softmax(rows=2_000, columns=50), []
@@ -63,18 +63,21 @@ def compilations_of(door: str) -> dict:
         traces.append(1)
         return problem.loss_fn(params, batch)
 
-    def call(learning_rate, scale):
+    def call(learning_rate, scale, steps=50):
         params = jax.tree.map(lambda x: np.asarray(x + scale, np.float32), problem.params)
         data = (problem.data[0] * np.float32(1 + scale), problem.data[1])
         rule = gdjax.sgd(learning_rate)
         if door == "minimize":
-            return gdjax.minimize(loss_fn, params, rule, args=(data,), tol=0.0, max_steps=50, progress=False).params
-        return gdjax.fit(loss_fn, params, data, rule, batch_size=32, steps=50, key=0, progress=False).params
+            return gdjax.minimize(loss_fn, params, rule, args=(data,), tol=0.0, max_steps=steps, progress=False).params
+        return gdjax.fit(loss_fn, params, data, rule, batch_size=32, steps=steps, key=0, progress=False).params
 
-    first = count_compilations(lambda: call(0.1, 0.0), traces)
-    rate = count_compilations(lambda: call(0.02, 0.0), traces)
-    other = count_compilations(lambda: call(0.02, 0.5), traces)
-    return {"first call": first, "another learning rate": rate, "other data and params": other}
+    calls = {
+        "first call": (0.1, 0.0),
+        "another learning rate": (0.02, 0.0),
+        "other data and params": (0.02, 0.5),
+        "another number of steps": (0.02, 0.5, 57),
+    }
+    return {name: count_compilations(lambda: call(*numbers), traces) for name, numbers in calls.items()}  # noqa: B023
 
 
 def compilations() -> dict:

@@ -1,7 +1,7 @@
 """The loops one would write by hand in JAX: what gdjax is measured against.
 
-The bare loops do the least that the rule asks for. The others test and record what gdjax does. Full batch: at every step the gradient norm and whether
-the value is finite; both are kept. Mini-batches: the mean value since the last record and the gradient norm at it.
+The bare loops do the least that the rule asks for. The others test and record what gdjax does. Full batch: at every step the gradient norm and
+whether the value is finite; both are kept. Mini-batches: the mean value since the last record and the gradient norm at it.
 """
 
 from __future__ import annotations

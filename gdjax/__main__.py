@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
+import dataclasses
 import importlib.util
 import inspect
 import sys
@@ -21,6 +21,7 @@ from gdjax.arguments import Factory
 
 SEED = 0  # of the split and of the batches; the first one there is, not one that was looked for
 L2 = 1e-3
+BATCH_SIZE, EPOCHS = 32, 100
 EXTRAS = {"sklearn": ("scikit-learn", "examples"), "matplotlib": ("matplotlib", "plot"), "tqdm": ("tqdm", "progress")}
 
 
@@ -73,15 +74,15 @@ def accuracy(params, examples: Examples) -> float:
     return float(np.mean((np.asarray(logit(params, examples.features)) > 0) == (examples.label > 0.5)))
 
 
-def descend(train: Examples) -> dict[str, gdjax.Result]:
-    """The same loss twice: all rows for each step, and 32 at a time."""
+def descend(train: Examples) -> tuple[gdjax.Result, gdjax.Result]:
+    """The same loss twice: by all rows at every step, and by a few at a time."""
     start = {"weights": jnp.zeros(train.features.shape[1]), "bias": jnp.zeros(())}
     full, mini = gdjax.gd(1 / curvature(train)), gdjax.sgd(0.01, momentum=0.9)
     near = gdjax.stop.grad_norm(1e-3)
-    return {
-        "gradient descent, full batch": gdjax.fit(loss_fn, start, train, full, batch_size=None, epochs=5000, stop=near, progress=True),
-        "SGD with momentum, batches of 32": gdjax.fit(loss_fn, start, train, mini, batch_size=32, epochs=100, key=SEED, progress=True),
-    }
+    return (
+        gdjax.fit(loss_fn, start, train, full, batch_size=None, epochs=5000, stop=near, progress=True),
+        gdjax.fit(loss_fn, start, train, mini, batch_size=BATCH_SIZE, epochs=EPOCHS, key=SEED, progress=True),
+    )
 
 
 def missing() -> list[str]:
@@ -95,11 +96,18 @@ def advice(modules: list[str]) -> str:
     return f'the demo needs {", ".join(packages)}: type pip install "gdjax[{",".join(extras)}]", or pip install {" ".join(packages)}'
 
 
-def save(results: dict[str, gdjax.Result], out: Path) -> Path:
+def by_epoch(result: gdjax.Result, steps_per_epoch: int) -> gdjax.Result:
+    """With passes over the data recorded beside the steps: what full batches and small ones can be compared by."""
+    return dataclasses.replace(result, history={**result.history, "epoch": result.history["step"] / steps_per_epoch})
+
+
+def save(full: gdjax.Result, mini: gdjax.Result, out: Path) -> Path:
     """The loss curves as a PNG."""
+    results = {"gradient descent": by_epoch(full, 1), f"SGD, batches of {BATCH_SIZE}": by_epoch(mini, int(mini.steps) // EPOCHS)}
+    ax = plot.history(results, x="epoch")
+    ax.set(title="Logistic regression on the breast-cancer table", xlabel="epoch (pass over the training part)")
+    ax.set_xscale("log", nonpositive="mask")
     out.mkdir(parents=True, exist_ok=True)
-    ax = plot.history(results)
-    ax.set_title("Logistic regression on the breast-cancer table")
     ax.figure.savefig(out / "loss.png", dpi=150)
     return out / "loss.png"
 
@@ -109,12 +117,12 @@ def demo(out: Path) -> int:
     started = time.perf_counter()
     table = load()
     print(f"Breast cancer: {len(table.train.label)} tumours to learn from, {len(table.held_out.label)} held out, 30 features; logistic regression.")
-    results = descend(table.train)
-    for name, result in results.items():
+    full, mini = descend(table.train)
+    for name, result in {"Gradient descent, all rows at every step": full, f"SGD with momentum, {BATCH_SIZE} rows at a time": mini}.items():
         print(f"\n{name}\n{result}")
-        print(f"  loss       {float(gdjax.evaluate(loss_fn, result.params, table.train)):.6f} at these params, over all tumours of the training part")
+        print(f"  loss       {float(gdjax.evaluate(loss_fn, result.params, table.train)):.6f} at these params, over the whole training part")
         print(f"  accuracy   {accuracy(result.params, table.train):.3f} in training, {accuracy(result.params, table.held_out):.3f} held out")
-    print(f"\nLoss curves in {save(results, out)}; all of it took {time.perf_counter() - started:.1f} s.")
+    print(f"\nLoss curves in {save(full, mini, out)}; all of it took {time.perf_counter() - started:.1f} s.")
     return 0
 
 
@@ -126,18 +134,10 @@ def list_rules() -> int:
     return 0
 
 
-def version() -> str:
-    """That of the installed package."""
-    try:
-        return importlib.metadata.version("gdjax")
-    except importlib.metadata.PackageNotFoundError:
-        return "(a checkout, not installed)"
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m gdjax", description="Gradient descent in JAX: a demonstration on real data, and the list of rules.")
-    top.add_argument("--version", action="version", version=f"gdjax {version()}, jax {jax.__version__}")
+    top.add_argument("--version", action="version", version=f"gdjax {gdjax.__version__}, jax {jax.__version__}")
     commands = top.add_subparsers(dest="command", metavar="command", required=True)
     shown = commands.add_parser("demo", help="gradient descent and SGD on the breast-cancer table", description=demo.__doc__)
     shown.add_argument("--out", type=Path, default=Path("gdjax-demo"), metavar="DIR", help="where to put loss.png (default: %(default)s)")

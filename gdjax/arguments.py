@@ -98,6 +98,13 @@ class Factory:
         return Factory, (self.function, self.kind)
 
 
+def make_factory(function, kind) -> Any:
+    """The Factory of a function; of a ``functools.partial`` (``optax.nadam`` is one), the same partial of the Factory."""
+    if isinstance(function, functools.partial):
+        return functools.partial(make_factory(function.func, kind), *function.args, **function.keywords)
+    return function if isinstance(function, Factory) else Factory(function, kind)
+
+
 class Call:
     """A factory bound to its arguments: a pytree whose leaves are the numbers among them. Equality, hash, repr, copy and pickle are by value."""
 
@@ -139,7 +146,7 @@ class Call:
             return NotImplemented
         if (self.factory, self.treedef, self.static) != (other.factory, other.treedef, other.static):
             return False
-        return all(x is y or bool(np.all(np.asarray(x == y))) for x, y in zip(self.leaves, other.leaves, strict=True))
+        return all(map(_equal, self.leaves, other.leaves))
 
     def __ne__(self, other):  # tuple, a base of Rule, has its own
         equal = self.__eq__(other)
@@ -176,6 +183,10 @@ class Call:
         return _rebuild, (self.factory, args, kwargs, tuple(place is None for place in self.static))
 
 
+def _equal(x, y) -> bool:
+    return x is y or (np.shape(x) == np.shape(y) and bool(np.all(np.asarray(x == y))))
+
+
 def _rebuild(factory, args, kwargs, dynamic):
     # A treedef does not pickle; the arguments do, and which of them are leaves is kept beside them.
     leaves, treedef = jax.tree.flatten((args, kwargs))
@@ -187,9 +198,12 @@ def _show(x) -> str:
     if isinstance(x, jax.core.Tracer):
         return f"<traced {x.aval.str_short()}>"
     if isinstance(x, (jax.Array, np.ndarray, np.generic)):
-        return f"{x.item():.6g}" if np.ndim(x) == 0 and x.dtype.kind in "fiu" else f"<{x.dtype}{list(np.shape(x))}>"
+        real = jax.dtypes.issubdtype(x.dtype, np.floating) or jax.dtypes.issubdtype(x.dtype, np.integer)
+        return f"{x.item():.6g}" if np.ndim(x) == 0 and real else f"<{x.dtype}{list(np.shape(x))}>"
     if isinstance(x, float):
         return f"{x:.6g}"
+    if isinstance(x, tuple) and hasattr(x, "_fields") and not isinstance(x, Call):
+        return f"<{type(x).__name__}>"  # an optax transformation: its functions say nothing
     if callable(x) and not isinstance(x, Call) and hasattr(x, "__name__"):
         return x.__name__
     return repr(x)

@@ -168,7 +168,7 @@ class Objective:
         rows, size = leading(batch), tree.bytes_of(batch)
         if size <= CHUNK_FROM_BYTES:
             return None
-        return max(8, 1 << ((BLOCK_BYTES * rows // size).bit_length() - 1))
+        return max(8, 1 << (max(BLOCK_BYTES * rows // size, 1).bit_length() - 1))
 
     def _block(self, params, block, key, weights, first, total):
         """(Σ wᵢ ℓᵢ / total, its gradient, aux) of one block of rows that starts at row ``first`` of the batch."""

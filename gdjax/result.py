@@ -35,7 +35,7 @@ class Status(enum.IntEnum):
     MAX_STEPS = (
         2,
         "All steps asked for were made and no stopping rule held.",
-        "Allow more steps, a larger learning rate or momentum; if the loss has stopped falling, the noise of the batches is the limit: decay the learning rate.",
+        "Allow more steps, a larger learning rate or momentum.",
     )
     STALLED = (
         3,
@@ -64,7 +64,7 @@ class Diagnosis(NamedTuple):
     initial_value: Any  # the loss at the start; for mini-batches of the first batch
     initial_grad_norm: Any  # likewise
     learning_rate: Any  # of the last step
-    curvature: Any  # the largest uᵀHu / uᵀu met along a step u, from values only
+    growth: Any  # ‖g_k‖ / ‖g_{k−1}‖ when the gradient first exceeded its start; NaN if it never did
     reason: Any  # int32: which of Result.reasons stopped the run, -1 for none
 
 
@@ -135,6 +135,8 @@ class Result:
         return self.status.sentence
 
     def _advice(self) -> str:
+        if self.status is Status.MAX_STEPS:
+            return _step_size_advice(self) or _trend_advice(self)
         advice = _step_size_advice(self)
         return f"{advice} {self.status.advice}" if advice else self.status.advice
 
@@ -160,12 +162,40 @@ class Result:
         return f"Result({self.status.name}, value={float(self.value):.6g}, grad_norm={float(self.grad_norm):.3g}, steps={int(self.steps)})"
 
 
+def _trend_advice(result: Result) -> str:
+    """What to do when the steps ran out: go on if the loss still falls, else change something."""
+    values = np.asarray(result.history.get("value", ()), np.float64)
+    values = values[np.isfinite(values)]
+    if len(values) < 3:
+        return Status.MAX_STEPS.advice
+    back = max(1, len(values) // 10)
+    fell = (values[-1 - back] - values[-1]) / max(abs(values[-1 - back]), np.finfo(float).tiny)
+    over = f"the last {100 * back / len(values):.0f} % of the run"
+    if fell > 0.01:
+        return f"The loss was still falling, by {100 * fell:.2g} % over {over}: allow more steps, a larger learning rate or momentum."
+    if result.kind == "mini-batches":
+        return f"The loss has stopped falling over {over}, at the noise of the batches or at a minimum: decay the learning rate, or take larger batches."
+    return f"The loss hardly fell over {over}, and the gradient has not vanished: a plateau or a narrow valley. Try momentum, another rule, or a larger learning rate."
+
+
 def _curvature(result: Result) -> float:
-    """The curvature met along the steps, or the one that the pace at which the gradient fell speaks of: ‖g_k‖ ≈ ‖g_0‖ exp(−h L k); NaN if neither."""
-    diagnosis = result.diagnosis
+    """The curvature L that the gradient norms speak of, NaN if they do not: for h and momentum β, a direction of curvature λ
+
+    grows by ρ per step where h λ = 1 + β + ρ + β/ρ (the largest λ dominates once the gradient has grown), and falls as exp(−h λ k / (1 − β)) where h λ is small.
+    """
+    diagnosis, momentum = result.diagnosis, _momentum(result.rule)
+    rate, growth = float(diagnosis.learning_rate), float(diagnosis.growth)
+    if result.kind != "full batch" or not (np.isfinite(rate) and rate > 0):
+        return np.nan
+    if growth > 1:
+        return (1 + momentum + growth + momentum / growth) / rate
     fell = float(diagnosis.initial_grad_norm) / float(result.grad_norm) if float(result.grad_norm) > 0 else np.nan
-    pace = np.log(fell) / (float(diagnosis.learning_rate) * max(int(result.steps), 1)) if fell > 1 else np.nan
-    return float(np.fmax(float(diagnosis.curvature), pace if result.kind == "full batch" else np.nan))
+    return float(np.log(fell) * (1 - momentum) / (rate * max(int(result.steps), 1))) if fell > 1 else np.nan
+
+
+def _momentum(rule) -> float:
+    given = getattr(rule, "arguments", {}).get("momentum")
+    return float(given) if given is not None and np.ndim(given) == 0 and not callable(given) else 0.0
 
 
 def _step_size_advice(result: Result) -> str:
@@ -173,15 +203,18 @@ def _step_size_advice(result: Result) -> str:
     status, used = result.status, float(result.diagnosis.learning_rate)
     if status is Status.DIVERGED and float(result.value) < float(result.diagnosis.initial_value):
         return "The loss fell without bound."
-    curvature = _curvature(result) if np.isfinite(used) and used > 0 else np.nan
+    curvature, momentum = _curvature(result), _momentum(result.rule)
     if not curvature > 0:
         return ""
-    bound = f"the curvature met was about L ≈ {curvature:.3g}, so gradient descent needs a learning rate below 2/L ≈ {2 / curvature:.3g}"
-    if status in (Status.DIVERGED, Status.NONFINITE) and used * curvature > 1:
-        return f"The learning rate was too large: {bound}; this run used {used:.3g}. Try {1 / curvature:.3g}."
-    if status is Status.MAX_STEPS and used * curvature > 1.9:
-        return f"The steps overshoot: {bound}; this run used {used:.3g}. Try {1 / curvature:.3g}."
-    if status in (Status.MAX_STEPS, Status.STALLED) and used * curvature < 0.1:
-        times = 1 / (used * curvature)
-        return f"The learning rate {used:.3g} is about {times:.2g} times smaller than the curvature met (L ≈ {curvature:.3g}) allows: try up to {1 / curvature:.3g}."
+    most, name = 2 * (1 + momentum) / curvature, "2/L" if momentum == 0 else "2 (1 + momentum)/L"
+    if status is Status.DIVERGED and used >= 0.9 * most:
+        return (
+            f"The learning rate was too large: the gradients grew as at a curvature of L ≈ {curvature:.3g}, which needs a learning rate below {name} ≈ "
+            f"{most:.3g}; this run used {used:.3g}. Try {most / 2:.3g}."
+        )
+    if status in (Status.MAX_STEPS, Status.STALLED) and used < 0.05 * most:
+        return (
+            f"The learning rate {used:.3g} is about {most / 2 / used:.2g} times smaller than it could be: the gradients fell as at a curvature of "
+            f"L ≈ {curvature:.3g}. Try up to {most / 2:.3g}."
+        )
     return ""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from gdjax.arguments import Call, Factory
+from gdjax.arguments import Call, Factory, make_factory
 from gdjax.typing import Params, RuleState
 
 
@@ -97,7 +97,7 @@ def rule(factory) -> Factory:
         return factory
     if isinstance(factory, optax.GradientTransformation) or not callable(factory):
         raise TypeError(f"rule: got {type(factory).__name__}, wanted a factory. Type gdjax.rule(optax.adam)(1e-3), not gdjax.rule(optax.adam(1e-3)).")
-    return Factory(factory, Rule)
+    return make_factory(factory, Rule)
 
 
 @rule

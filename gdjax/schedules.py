@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.arguments import Call, Factory, check_number, is_concrete
+from gdjax.arguments import Call, Factory, check_number, is_concrete, make_factory
 from gdjax.typing import Number, Scalar
 
 
@@ -71,7 +71,7 @@ def schedule(factory) -> Factory:
         return factory
     if isinstance(factory, (Call, Factory)) or not callable(factory):
         raise TypeError(f"schedule: got {factory!r}; wanted what returns a function of the step: type schedule(optax.cosine_decay_schedule).")
-    return Factory(factory, Schedule)
+    return make_factory(factory, Schedule)
 
 
 def value_at(value: Any, step: Number) -> Any:

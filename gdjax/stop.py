@@ -25,7 +25,7 @@ class Observation(NamedTuple):
     previous_value: Any  # at the step or epoch before; inf at the first
     grad_norm: Any  # ‖∇f‖₂; NaN for mini-batches
     initial_grad_norm: Any  # ‖∇f‖₂ at the start; NaN for mini-batches
-    update_norm: Any  # ‖x_k − x_{k−1}‖₂; inf at the first, NaN for mini-batches
+    update_norm: Any  # ‖x_k − x_{k−1}‖₂; inf at the first, NaN where no rule needs it
     params_norm: Any  # ‖x_k‖₂
 
 
@@ -36,6 +36,7 @@ class Functions(NamedTuple):
     check: Any  # check(observation, state) -> (code, state): RUNNING or a Status
     needs_gradient: bool = False  # cannot be asked of mini-batches
     seconds: Any = None  # a limit the host watches
+    needs_update: bool = False  # looks at update_norm, which is computed only where asked for
 
 
 @jax.tree_util.register_pytree_node_class
@@ -83,7 +84,7 @@ def _either(*rules):
         return code, tuple(s for _, s in checked)
 
     limits = [f.seconds for f in functions if f.seconds is not None]
-    return Functions(init, check, any(f.needs_gradient for f in functions), min(limits) if limits else None)
+    return Functions(init, check, any(f.needs_gradient for f in functions), min(limits) if limits else None, any(f.needs_update for f in functions))
 
 
 either = stop(_either)
@@ -161,7 +162,7 @@ def param_change(atol=0.0, rtol=0.0, patience: int = 5):
     _positive("stop.param_change", "rtol", rtol, "param_change(rtol=1e-9)")
     _positive_count("param_change", "patience", patience)
     small = lambda seen: seen.update_norm <= jnp.maximum(atol, rtol * seen.params_norm)  # noqa: E731
-    return Functions(*_change(small, patience), needs_gradient=True)
+    return Functions(*_change(small, patience), needs_gradient=True, needs_update=True)
 
 
 @stop
@@ -183,7 +184,8 @@ def plateau(patience: int, atol=0.0, rtol=0.0):
     _positive("stop.plateau", "rtol", rtol, "plateau(10, rtol=1e-4)")
 
     def init():
-        return jnp.float32(jnp.inf), jnp.int32(0)
+        # In float64 where that is on: the best of a float64 run, rounded up to float32, would be beaten at every step.
+        return jnp.full((), jnp.inf), jnp.int32(0)
 
     def check(seen, state):
         best, waited = state

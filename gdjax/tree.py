@@ -27,6 +27,11 @@ def map(function, *trees: Tree) -> Tree:  # the namespace's own map: tree.map, a
     return jax.tree.map(function, *trees)
 
 
+def leaves(a: Tree) -> list[Any]:
+    """``jax.tree.leaves``, so that one import serves."""
+    return jax.tree.leaves(a)
+
+
 def add(a: Tree, b: Tree) -> Tree:
     """a + b, in the dtypes of a."""
     return jax.tree.map(lambda x, y: x + _cast(y, x), a, b)

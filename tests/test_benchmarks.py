@@ -80,7 +80,7 @@ def test_unknown_rows_are_refused():
 @pytest.mark.parametrize("door", ["minimize", "fit"])
 def test_compilations_are_counted(door):
     counts = footprint.compilations_of(door)
-    assert set(counts) == {"first call", "another learning rate", "other data and params"}
+    assert set(counts) == {"first call", "another learning rate", "other data and params", "another number of steps"}
     assert counts["first call"]["loss_traces"] >= 1
     assert counts["another learning rate"]["loss_traces"] == 0
 

@@ -1,9 +1,11 @@
 """python -m gdjax, as a user starts it."""
 
+import os
 import re
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,8 @@ from gdjax.arguments import Factory
 
 
 def start(*arguments, **options):
-    return subprocess.run([sys.executable, "-m", "gdjax", *arguments], capture_output=True, text=True, timeout=300, **options)
+    environment = {**os.environ, "PYTHONPATH": str(Path(gdjax.__file__).parents[1])}
+    return subprocess.run([sys.executable, "-m", "gdjax", *arguments], capture_output=True, text=True, timeout=300, env=environment, **options)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,7 @@ def test_version_and_help(capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(["--version"])
     assert ended.value.code == 0
-    assert capsys.readouterr().out.startswith(f"gdjax {command.version()}, jax ")
+    assert capsys.readouterr().out.startswith(f"gdjax {gdjax.__version__}, jax ")
     with pytest.raises(SystemExit) as ended:
         command.main(["--help"])
     assert ended.value.code == 0

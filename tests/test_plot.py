@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gdjax
+from gdjax import plot
 
 mpl.use("Agg")
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -38,7 +39,7 @@ def words(ax):
 
 def test_one_run_shows_every_record_and_how_it_ended():
     result = run(0.1, max_steps=20)
-    ax = gdjax.plot.history(result)
+    ax = plot.history(result)
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), result.history["step"])
     np.testing.assert_allclose(ax.lines[0].get_ydata(), result.history["value"], rtol=1e-6)
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()) == ("step", "loss", "log")
@@ -48,7 +49,7 @@ def test_one_run_shows_every_record_and_how_it_ended():
 
 def test_converged_runs_end_in_a_dot_and_diverged_ones_in_a_cross_on_the_frame():
     runs = {"slow": run(0.1, max_steps=30), "good": run(0.4), "bad": run(1.2)}
-    ax = gdjax.plot.history(runs)
+    ax = plot.history(runs)
     assert marks(ax) == ["|", "o", "X"]
     assert words(ax) == ["slow: max steps at step 30", f"good: converged at step {runs['good'].steps}", f"bad: diverged at step {runs['bad'].steps}"]
     highest = max(float(np.max(runs[name].history["value"])) for name in ("slow", "good"))
@@ -60,12 +61,12 @@ def test_converged_runs_end_in_a_dot_and_diverged_ones_in_a_cross_on_the_frame()
 
 def test_a_diverged_run_alone_is_shown_whole():
     bad = run(1.2)
-    line = gdjax.plot.history(bad).lines[0]
+    line = plot.history(bad).lines[0]
     assert line.get_ydata()[-1] == pytest.approx(np.max(bad.history["value"][np.isfinite(bad.history["value"])]))
 
 
 def test_several_names_are_told_apart_by_their_lines():
-    ax = gdjax.plot.history({"a": run(0.1), "b": run(0.3)}, names=("value", "grad_norm"))
+    ax = plot.history({"a": run(0.1), "b": run(0.3)}, names=("value", "grad_norm"))
     assert [line.get_linestyle() for line in ax.lines] == ["-", "--", "-", "--"]
     assert [line.get_color() for line in ax.lines] == ["C0", "C0", "C1", "C1"]
     assert words(ax)[1].startswith("a, gradient norm")
@@ -74,7 +75,7 @@ def test_several_names_are_told_apart_by_their_lines():
 
 def test_lanes_of_a_batched_result_get_a_line_each():
     swept = jax.vmap(lambda rule: gdjax.minimize(loss_fn, 5.0, rule, max_steps=60))(gdjax.gd(jnp.array([0.01, 0.3, 0.4, 1.3])))
-    ax = gdjax.plot.history({"sweep": swept})
+    ax = plot.history({"sweep": swept})
     assert len(ax.lines) == 4
     assert len({mpl.colors.to_hex(line.get_color()) for line in ax.lines}) == 4
     assert marks(ax) == ["|", "o", "o", "X"]
@@ -85,7 +86,7 @@ def test_noisy_curves_are_pale_under_their_mean():
     rng = np.random.default_rng(1)
     data = rng.normal(2.0, 1.0, 512).astype(np.float32)
     result = gdjax.fit(lambda w, x: jnp.mean((w - x) ** 2), 5.0, data, gdjax.sgd(0.1), batch_size=4, epochs=1, key=0, record_every=1)
-    ax = gdjax.plot.history(result)
+    ax = plot.history(result)
     raw, mean = ax.lines
     assert raw.get_alpha() == pytest.approx(0.25)
     assert np.std(np.diff(mean.get_ydata())) < 0.5 * np.std(np.diff(raw.get_ydata()))
@@ -97,26 +98,26 @@ def test_noisy_curves_are_pale_under_their_mean():
 
 def test_negative_losses_get_a_linear_axis_and_zeros_are_left_out_of_a_logarithmic_one():
     below = gdjax.minimize(lambda w: (w - 2.0) ** 2 - 3.0, 5.0, gdjax.gd(0.1), max_steps=9)
-    assert gdjax.plot.history(below).get_yscale() == "linear"
+    assert plot.history(below).get_yscale() == "linear"
     exact = gdjax.minimize(lambda w: (w - 2.0) ** 2, 5.0, gdjax.gd(0.5), max_steps=9)
-    ax = gdjax.plot.history(exact)
+    ax = plot.history(exact)
     assert ax.get_yscale() == "log"
     assert np.all(ax.lines[0].get_ydata() > 0)
-    assert gdjax.plot.history(exact, log=False).get_yscale() == "linear"
+    assert plot.history(exact, log=False).get_yscale() == "linear"
 
 
 def test_draws_on_the_axes_given_and_saves(tmp_path):
     mine = mpl.figure.Figure().subplots()
-    assert gdjax.plot.history(run(0.1), ax=mine) is mine
+    assert plot.history(run(0.1), ax=mine) is mine
     mine.figure.savefig(tmp_path / "loss.png")
     assert (tmp_path / "loss.png").stat().st_size > 2000
 
 
 def test_unknown_names_are_named():
     with pytest.raises(ValueError, match=r"'norm' was not recorded; this run has .*'value'"):
-        gdjax.plot.history(run(0.1), names="norm")
+        plot.history(run(0.1), names="norm")
     with pytest.raises(ValueError, match="'hour' was not recorded"):
-        gdjax.plot.history(run(0.1), x="hour")
+        plot.history(run(0.1), x="hour")
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
@@ -130,4 +131,4 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r'pip install "gdjax\[plot\]"'):
-        gdjax.plot.history(result)
+        plot.history(result)

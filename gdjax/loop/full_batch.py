@@ -17,9 +17,9 @@ from gdjax.result import RUNNING, Diagnosis, Result, Status
 MOST_RECORDS = 1 << 18
 
 
-@functools.partial(jax.jit, static_argnames=("objective",))
-def _begin(objective, rule, params, batch, key, model_state, stop) -> Progress:
-    return deterministic.begin(objective, rule, params, batch, key, model_state, stop)
+@functools.partial(jax.jit, static_argnames=("objective", "names"))
+def _begin(objective, rule, params, batch, key, model_state, stop, names) -> Progress:
+    return deterministic.begin(objective, rule, params, batch, key, model_state, stop, names)
 
 
 @functools.partial(jax.jit, static_argnames=("objective", "names", "capacity"))
@@ -35,7 +35,7 @@ def capacity_for(records: int) -> int:
 
 def on_host(*, objective, rule, params, batch, stop, max_steps, names, record_every, resume, progress, key=None, model_state=None, hook=None) -> Result:
     """A run in compiled segments. ``hook``, where given, is asked after each segment whether to stop: hook(run) -> RUNNING or a Status."""
-    inputs = _begin(objective, rule, params, batch, key, model_state, stop) if resume is None else resume.progress
+    inputs = _begin(objective, rule, params, batch, key, model_state, stop, names) if resume is None else resume.progress
     history = _History(names, record_every, resume)
     older, step = None, int(inputs.state.step)
     capacity = capacity_for((max_steps - step) // record_every + 2)
@@ -93,7 +93,7 @@ class _History:
         steps = -(-first // self.every) * self.every + self.every * np.arange(count)
         if count and int(run.code) != RUNNING:
             steps[-1] = last
-        self.parts.append((steps.astype(np.int32), np.asarray(run.history[:count])))
+        self.parts.append((steps.astype(np.int32), np.asarray(run.history)[:count].copy()))
 
     def drop_last(self) -> None:
         self.parts.pop()
@@ -125,8 +125,8 @@ def finish(run: Run, objective, rule, batch, history: dict[str, Any], reasons: t
     diagnosis = Diagnosis(
         initial_value=jnp.where(state.step == 0, run.value, seen.initial_value),
         initial_grad_norm=jnp.where(state.step == 0, run.grad_norm, seen.initial_grad_norm),
-        learning_rate=seen.learning_rate,
-        curvature=jnp.where(seen.curvature > 0, seen.curvature, jnp.nan),
+        learning_rate=stepping.learning_rate(rule, state.rule_state, state.rule_state),
+        growth=seen.growth,
         reason=run.reason,
     )
     return Result(

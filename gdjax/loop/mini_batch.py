@@ -158,7 +158,8 @@ class _Driver:
             # A gradient was not finite while the loss still was: run again, checking gradients, up to the last finite params.
             run = self._go(self.plan._replace(guard=True), kept, block, reach)
             code, step = int(run.code), int(run.progress.state.step)
-        self.parts.append((np.asarray(run.steps[: int(run.rows)]), np.asarray(run.history[: int(run.rows)])))
+        rows = int(run.rows)
+        self.parts.append((np.asarray(run.steps)[:rows].copy(), np.asarray(run.history)[:rows].copy()))
         self.run, self.progress, self.code, self.step, self.reason = run, run.progress, code, step, int(run.reason)
         if step == 0 and code != RUNNING:
             raise_not_finite(_Start(jnp.asarray(value), _grad_norm_at_start(self.plan, self.progress, block)))
@@ -316,7 +317,8 @@ def traced(plan: Plan, options: Options, rule, params, data, key, model_state, s
         rows = jnp.asarray(np.concatenate(made))
     arrays = lambda t: jax.tree.map(jnp.asarray, t)  # noqa: E731
     progress = None if resume is None else resume.progress
-    capacity = (steps // every if every else -(-steps // per_epoch)) + 1
+    each = every or per_epoch
+    capacity = -(-steps // each)
     run, shown = _whole(plan, options, rule, params, arrays(data), rows, key, model_state, stop, arrays(validation), progress, capacity)
     filled = jnp.arange(capacity) < shown.rows
     history = {"step": jnp.where(filled, shown.steps, -1)}

@@ -157,8 +157,7 @@ def advance(objective, rule, state: State, seen: Evaluation, batch: Batch, weigh
     """One step of the rule from what was seen: the new state, the updates, and how many evaluations the rule made itself."""
     fixed, calls = (state.model_state, batch, step_key(objective, state), weights), [0]
 
-    def value_fn(params, *, value_and_grad_fn=None, indices=None, num_examples=None, full_value_and_grad_fn=None):
-        # optax's line searches refuse extra arguments that value_fn does not name; they change nothing here.
+    def value_fn(params):
         calls[0] += 1
         return _value(objective, params, fixed)
 
@@ -167,12 +166,38 @@ def advance(objective, rule, state: State, seen: Evaluation, batch: Batch, weigh
         there = value_and_grad(objective, params, *fixed)
         return there.value, there.grads
 
-    offered = dict(value=seen.value, grad=seen.grads, value_fn=value_fn, value_and_grad_fn=value_and_grad_fn, **extra)
+    offered = dict(value=seen.value, grad=seen.grads, value_fn=_named(value_fn), value_and_grad_fn=value_and_grad_fn, **extra)
     updates, rule_state = rule.update(seen.grads, state.rule_state, state.params, **offered)
     more = _own_evaluations(state.rule_state, rule_state, calls[0])
     rule_state = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), rule_state, state.rule_state)
     params = tree.add(state.params, updates)
     return State(params, rule_state, seen.model_state, state.key, state.step + 1, state.evaluations), updates, more
+
+
+def _named(value_fn):
+    # optax's line searches refuse extra arguments that value_fn does not name; they change nothing here.
+    def value(params, *, value_and_grad_fn=None, indices=None, num_examples=None, full_value_and_grad_fn=None):
+        return value_fn(params)
+
+    return value
+
+
+def evaluates_itself(objective, rule, state: State, batch: Batch) -> bool:
+    """Whether the rule evaluates the loss in its own update (line searches, two-point rules): by tracing the update, which runs nothing."""
+    seen = jax.eval_shape(functools.partial(value_and_grad, objective), state.params, state.model_state, batch, step_key(objective, state), None)
+    calls = [0]
+
+    def count(params, **_):
+        calls[0] += 1
+        return jnp.zeros(seen.value.shape, seen.value.dtype)
+
+    def count_both(params):
+        return count(params), tree.zeros_like(params)
+
+    offered = dict(value=seen.value, grad=seen.grads)
+    update = lambda o, s: rule.update(o["grad"], s.rule_state, s.params, value_fn=_named(count), value_and_grad_fn=count_both, **o)  # noqa: E731
+    jax.eval_shape(update, offered, state)
+    return calls[0] > 0
 
 
 def _own_evaluations(before: RuleState, after: RuleState, calls: int):

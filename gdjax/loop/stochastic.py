@@ -10,7 +10,7 @@ from jax import lax
 
 from gdjax import data as sources, stop as stopping, tree
 from gdjax.loop import step as stepping
-from gdjax.loop.deterministic import bounded_while
+from gdjax.loop.deterministic import bounded_while, write_row
 from gdjax.result import RUNNING, Status
 
 HISTORY = ("value", "grad_norm", "learning_rate", "evaluations", "validation")
@@ -289,7 +289,7 @@ def _write(plan: Plan, run: Run) -> Run:
     progress = run.progress
     return run._replace(
         progress=progress._replace(record=Tally(jnp.zeros_like(progress.value), jnp.int32(0))),
-        history=run.history.at[run.rows].set(row_of(plan, progress), mode="drop"),
-        steps=run.steps.at[run.rows].set(progress.state.step, mode="drop"),
+        history=write_row(run.history, row_of(plan, progress), run.rows),
+        steps=write_row(run.steps, progress.state.step, run.rows),
         rows=run.rows + 1,
     )

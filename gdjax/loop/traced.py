@@ -70,7 +70,7 @@ def _whole(static: Static, inputs: Inputs, batch):
     """(params, value), everything else. In this order because derivatives are defined for the first two."""
     progress = inputs.progress
     if progress is None:
-        progress = deterministic.begin(static.objective, inputs.rule, inputs.params, batch, inputs.key, inputs.model_state, inputs.stop)
+        progress = deterministic.begin(static.objective, inputs.rule, inputs.params, batch, inputs.key, inputs.model_state, inputs.stop, static.names)
     opened = deterministic.open_run(static.objective, progress, batch, static.names, static.capacity, keep_previous=True)
     trips = static.max_steps + 1 if static.unroll else None
     numbers = (static.max_steps + 1, static.max_steps, static.record_every)

@@ -1,4 +1,8 @@
-"""Verdicts on full-batch runs: what a step shows, and whether the run goes on. Scalars only, so that judging costs nothing beside a gradient."""
+"""Verdicts on full-batch runs: what evaluations show, and whether the run goes on.
+
+At every step only what must not be missed is looked at (finite? does a stopping rule hold?); the slow troubles, running away and standing still, are looked
+for every few steps, since each scalar carried through a small compiled loop costs as much as the arithmetic of a small problem.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gdjax import stop as stopping
+from gdjax import stop as stopping, tree
 from gdjax.result import RUNNING, Status
 
 GREW, GRADIENT_GREW = 1e10, 1e5  # a loss this many times its start, with a gradient this many times its own, will not come back
-IDLE = 100  # steps in a row within rounding of the best before a run is called stalled
-UNMOVED = 5  # a step that leaves the params bit for bit as they were counts for so many
+EVERY = 31  # steps between inspections; odd, so that a run that jumps to and fro between two points is seen to move
+EVERY_SEARCH = 3  # likewise for rules with evaluations of their own, whose steps cost more
+IDLE = 4  # inspections in a row without progress beyond rounding before a run is called stalled
 
 
 class Seen(NamedTuple):
@@ -21,80 +26,78 @@ class Seen(NamedTuple):
     initial_grad_norm: Any
     previous_value: Any  # f(x_{k−1})
     previous_grad_norm: Any
-    best_value: Any
+    growth: Any  # ‖g_k‖ / ‖g_{k−1}‖ when the gradient first exceeded its start; NaN before
+    best_value: Any  # of the points inspected
     best_grad_norm: Any
-    slope: Any  # ⟨∇f(x_{k−1}), u⟩ of the last update u
-    square: Any  # ‖u‖² of the last update
-    moved: Any  # bool: the last update changed the params
-    idle: Any  # int32: how long nothing has improved beyond rounding
-    curvature: Any  # the largest uᵀHu / ‖u‖² met, 0 if none
-    learning_rate: Any  # float32, of the last step
+    mark: Any  # Σ x at the last inspection: has anything moved since?
+    idle: Any  # int32: inspections in a row without progress
+    pending: Any  # int32: the verdict of an inspection, said once the params are evaluated
 
 
 def unseen(dtype) -> Seen:
     """Before the first evaluation."""
-    nan, inf, zero = jnp.asarray(jnp.nan, dtype), jnp.asarray(jnp.inf, dtype), jnp.zeros((), dtype)
-    return Seen(nan, nan, inf, inf, inf, inf, zero, inf, jnp.asarray(True), jnp.int32(0), zero, jnp.float32(jnp.nan))
+    nan, inf = jnp.asarray(jnp.nan, dtype), jnp.asarray(jnp.inf, dtype)
+    return Seen(nan, nan, inf, inf, nan, inf, inf, nan, jnp.int32(0), jnp.int32(RUNNING))
 
 
 def look(seen: Seen, step, value, grad_norm) -> Seen:
-    """What is known after evaluating the point reached by ``step`` updates."""
-    first, tiny, eps = step == 0, jnp.finfo(value.dtype).tiny, jnp.finfo(value.dtype).eps
-    initial_value, initial_grad_norm = jnp.where(first, value, seen.initial_value), jnp.where(first, grad_norm, seen.initial_grad_norm)
+    """What is known after evaluating the point reached by ``step`` updates; the previous values are moved on by ``moved_from``."""
+    first = step == 0
+    initial = jnp.where(first, value, seen.initial_value), jnp.where(first, grad_norm, seen.initial_grad_norm)
+    rising = jnp.isnan(seen.growth) & (grad_norm > initial[1])
+    growth = jnp.where(rising, grad_norm / seen.previous_grad_norm, seen.growth)
+    return seen._replace(initial_value=initial[0], initial_grad_norm=initial[1], growth=growth)
+
+
+def judge(seen: Seen, step, max_steps, value, grad_norm, update_norm, params, stop, stop_state) -> tuple[Any, Any, Any]:
+    """(code, which stopping rule or −1, its new state) for a point just evaluated. ``seen`` is ``look(...)`` at it."""
+    shown = stopping.Observation(value, seen.previous_value, grad_norm, seen.initial_grad_norm, update_norm, tree.norm(params))
+    code, reason, stop_state = stopping.codes(stop, shown, stop_state)
+    code = jnp.where(code == RUNNING, seen.pending, code)
+    ended = jnp.where(_ended_worse(seen, value, grad_norm), Status.DIVERGED, Status.MAX_STEPS)
+    code = jnp.where((code == RUNNING) & (step >= max_steps), ended, code)
+    overflowed = (step > 0) & (jnp.isinf(value) | _was_growing(seen))
+    broken = jnp.where(overflowed, Status.DIVERGED, Status.NONFINITE)
+    # ‖g‖² overflows before ‖g‖ does; a norm is finite only if every entry is.
+    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+    return jnp.where(finite, code, broken).astype(jnp.int32), jnp.where(finite, reason, -1), stop_state
+
+
+def inspect(seen: Seen, params, learning_rate) -> Seen:
+    """Looks for the slow troubles, from the last point evaluated: a run that is running away, or one that stands still."""
+    value, grad_norm, dtype = seen.previous_value, seen.previous_grad_norm, seen.best_value.dtype
+    level = 32 * jnp.finfo(dtype).eps * jnp.abs(value)
+    mark = sum((jnp.sum(x.astype(dtype)) for x in tree.leaves(params)), jnp.zeros((), dtype))
     improved = (value < seen.best_value) | (grad_norm < 0.999 * seen.best_grad_norm)
-    within_rounding = jnp.abs(seen.slope) <= 32 * eps * jnp.maximum(jnp.abs(value), tiny)
-    quiet = ~first & ~improved & (within_rounding | ~seen.moved)
-    idle = jnp.where(quiet, seen.idle + jnp.where(seen.moved, 1, UNMOVED), 0).astype(jnp.int32)
-    # f(x+u) − f(x) − ⟨g, u⟩ = ½ uᵀHu: exact for quadratics, believed only above rounding and before the loss has grown far beyond its start.
-    bend = value - seen.previous_value - seen.slope
-    clear = jnp.abs(bend) > 1e3 * eps * jnp.maximum(jnp.abs(value), jnp.abs(seen.previous_value))
-    near = (value - initial_value <= 100 * jnp.maximum(jnp.abs(initial_value), tiny)) | (seen.curvature == 0)
-    curvature = jnp.where(~first & clear & near & jnp.isfinite(bend), jnp.maximum(2 * bend / seen.square, seen.curvature), seen.curvature)
+    # A step of gradient descent promises a decrease of h ‖g‖²: below rounding it can show nothing.
+    promised = jnp.where(jnp.isfinite(learning_rate), learning_rate.astype(dtype), 0) * grad_norm**2
+    still = (promised <= level) | (mark == seen.mark)
+    quiet = ~improved & still & (value - seen.best_value <= level)
+    idle = jnp.where(quiet, seen.idle + 1, 0).astype(jnp.int32)
+    pending = jnp.where(_ran_away(seen), Status.DIVERGED, jnp.where(idle >= IDLE, Status.STALLED, RUNNING))
     return seen._replace(
-        initial_value=initial_value,
-        initial_grad_norm=initial_grad_norm,
         best_value=jnp.minimum(value, seen.best_value),
         best_grad_norm=jnp.minimum(grad_norm, seen.best_grad_norm),
+        mark=mark,
         idle=idle,
-        curvature=curvature,
+        pending=pending.astype(jnp.int32),
     )
-
-
-def judge(seen: Seen, before: Seen, step, max_steps, value, grad_norm, params_norm, stop, stop_state) -> tuple[Any, Any, Any]:
-    """(code, which stopping rule or -1, its new state) for a point just evaluated. ``seen`` is ``look(before, ...)``."""
-    first = step == 0
-    shown = stopping.Observation(
-        value=value,
-        previous_value=before.previous_value,
-        grad_norm=grad_norm,
-        initial_grad_norm=seen.initial_grad_norm,
-        update_norm=jnp.sqrt(before.square),
-        params_norm=params_norm,
-    )
-    code, reason, stop_state = stopping.codes(stop, shown, stop_state)
-    code = jnp.where((code == RUNNING) & (seen.idle >= IDLE), Status.STALLED, code)
-    ended = jnp.where(_ended_worse(seen, before, value, grad_norm), Status.DIVERGED, Status.MAX_STEPS)
-    code = jnp.where((code == RUNNING) & (step >= max_steps), ended, code)
-    code = jnp.where(~first & _ran_away(seen, value, grad_norm), Status.DIVERGED, code)
-    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-    broken = jnp.where(~first & (jnp.isinf(value) | _was_growing(seen, before)), Status.DIVERGED, Status.NONFINITE)
-    return jnp.where(finite, code, broken).astype(jnp.int32), jnp.where(finite, reason, -1), stop_state
 
 
 def _scale(initial):
     return jnp.maximum(jnp.abs(initial), jnp.finfo(initial.dtype).tiny)
 
 
-def _ran_away(seen, value, grad_norm):
-    grew = jnp.abs(value - seen.initial_value) / GREW > _scale(seen.initial_value)
-    return grew & (grad_norm / GRADIENT_GREW > seen.initial_grad_norm)
+def _ran_away(seen):
+    grew = jnp.abs(seen.previous_value - seen.initial_value) / GREW > _scale(seen.initial_value)
+    return grew & (seen.previous_grad_norm / GRADIENT_GREW > seen.initial_grad_norm)
 
 
-def _was_growing(seen, before):
-    risen = before.previous_value - seen.initial_value > 10 * _scale(seen.initial_value)
-    return risen | (before.previous_grad_norm > 1e3 * seen.initial_grad_norm)
+def _was_growing(seen):
+    risen = seen.previous_value - seen.initial_value > 10 * _scale(seen.initial_value)
+    return risen | (seen.previous_grad_norm > 1e3 * seen.initial_grad_norm)
 
 
-def _ended_worse(seen, before, value, grad_norm):
+def _ended_worse(seen, value, grad_norm):
     # All steps made, and the run ends above its start, steeper than its start, and still rising.
-    return (value > seen.initial_value) & (grad_norm > 2 * seen.initial_grad_norm) & (value > before.previous_value)
+    return (value > seen.initial_value) & (grad_norm > 2 * seen.initial_grad_norm) & (value > seen.previous_value)
