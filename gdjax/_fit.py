@@ -20,31 +20,14 @@ default_full_batch_rule: Any = None
 
 
 def fit(
-    loss_fn: LossFn,
-    params: Params,
-    data: Data,
-    rule: Rule | None = None,
-    *,
-    batch_size: int | None,
-    epochs: int | None = None,
-    steps: int | None = None,
-    key: Key | int | None = None,
-    shuffle: str | bool = "epoch",
-    chunk_size: int | str | None = "auto",
-    stop: Stop | None = None,
-    history: tuple[str, ...] = ("value", "grad_norm"),
-    record_every: int | None = None,
-    validation: Data | None = None,
-    patience: int | None = None,
-    keep: str = "last",
-    has_aux: bool = False,
-    stochastic: bool = False,
-    model_state: ModelState = None,
-    callbacks: tuple = (),
-    progress: bool | None = None,
-    checkpoint: Any = None,
-    resume: Any = None,
-) -> Result:
+    loss_fn: LossFn, params: Params, data: Data, rule: Rule | None = None, *,
+    batch_size: int | None, epochs: int | None = None, steps: int | None = None, key: Key | int | None = None,
+    shuffle: str | bool = "epoch", chunk_size: int | str | None = "auto", stop: Stop | None = None,
+    history: tuple[str, ...] = ("value", "grad_norm"), record_every: int | None = None,
+    validation: Data | None = None, patience: int | None = None, keep: str = "last",
+    has_aux: bool = False, stochastic: bool = False, model_state: ModelState = None,
+    callbacks: tuple = (), progress: bool | None = None, checkpoint: Any = None, resume: Any = None,
+) -> Result:  # fmt: skip
     """Fits params to data by gradient descent (``batch_size=None``: the entire data set) or stochastic gradient descent (an int; 1: single examples).
 
     A step takes a batch B, the gradient g of the mean loss over B, and moves: x ← x + u, where the rule makes u of g. The whole run is compiled; with the
@@ -108,26 +91,31 @@ def fit(
     common = dict(objective=objective, params=params, key=key, model_state=model_state, resume=resume)
     if whole and not (validation is not None or patience or keep == "best" or callbacks or checkpoint):
         return _full_batch(inside, rule, data, epochs if steps is None else steps, stop, history, record_every, progress, **common)
-    per_epoch = None if stream else sources.steps_per_epoch(count, batch_size or count)
+    plan = _plan(objective, history, batch_size, count, bool(shuffle), whole, keep, validation)
+    per_epoch = None if stream else sources.steps_per_epoch(count, plan.batch_size)
+    total = steps if steps is not None else None if stream else epochs * per_epoch
+    asked = mini_batch.Options(total, epochs, per_epoch, shuffle, record_every or 0, patience or 0, tuple(callbacks), checkpoint, progress)
+    check.check_stop_kind(stop, whole)
+    check.check_resume(resume, mini_batch.Resumable)
+    default = default_full_batch_rule if whole else lambda: default_rule(total)
+    rule = default() if rule is None else as_rule(rule)
+    return (mini_batch.traced if inside else mini_batch.on_host)(plan, asked, rule, params, data, key, model_state, stop, validation, resume)
+
+
+def _plan(objective, history, batch_size, count, shuffled, whole, keep, validation) -> batches.Plan:
+    """What the program of a mini-batch run is compiled for; ``count`` is None for streams."""
     check.check_history(history, batches.HISTORY)
-    plan = batches.Plan(
+    return batches.Plan(
         objective=objective,
         names=tuple(history),
-        batch_size=batch_size or count or 0,
+        batch_size=batch_size or count or batches.FUSED_BELOW,
         count=count or 0,
-        source="stream" if stream else "rows" if shuffle and not whole else "order",
+        source="stream" if count is None else "rows" if shuffled and not whole else "order",
         whole=whole,
         keep_best=keep == "best",
         validate=validation is not None,
         guard=False,
     )
-    total = steps if steps is not None else None if stream else epochs * per_epoch
-    asked = mini_batch.Options(total, epochs, per_epoch, shuffle, record_every or 0, patience or 0, tuple(callbacks), checkpoint, progress)
-    check.check_stop_kind(stop, whole)
-    default = default_full_batch_rule() if whole and rule is None else rule
-    rule = default_rule(total) if default is None else as_rule(default)
-    check.check_resume(resume, mini_batch.Resumable)
-    return (mini_batch.traced if inside else mini_batch.on_host)(plan, asked, rule, params, data, key, model_state, stop, validation, resume)
 
 
 def _key(key, stochastic: bool, shuffled: bool):

@@ -185,7 +185,7 @@ def plateau(patience: int, atol=0.0, rtol=0.0):
 
     def init():
         # In float64 where that is on: the best of a float64 run, rounded up to float32, would be beaten at every step.
-        return jnp.full((), jnp.inf), jnp.int32(0)
+        return jnp.asarray(jnp.inf, jnp.result_type(float)), jnp.int32(0)
 
     def check(seen, state):
         best, waited = state
