@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ ORDERS = ("epoch", "replacement", False)
 
 def is_stream(data: Data) -> bool:
     """True for a re-iterable stream of batches: something to iterate over that is not a pytree of arrays."""
+    if isinstance(data, Iterator):  # JAX warns when it meets one in a tree
+        return True
     return jax.tree.structure(data) == jax.tree.structure(0) and not hasattr(data, "shape") and hasattr(data, "__iter__")
 
 

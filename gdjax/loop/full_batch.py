@@ -35,6 +35,7 @@ def capacity_for(records: int) -> int:
 
 def on_host(*, objective, rule, params, batch, stop, max_steps, names, record_every, resume, progress, key=None, model_state=None, hook=None) -> Result:
     """A run in compiled segments. ``hook``, where given, is asked after each segment whether to stop: hook(run) -> RUNNING or a Status."""
+    batch = jax.tree.map(jnp.asarray, batch)  # on the device once, not per segment
     inputs = _begin(objective, rule, params, batch, key, model_state, stop, names) if resume is None else resume.progress
     history = _History(names, record_every, resume)
     older, step = None, int(inputs.state.step)
@@ -69,7 +70,7 @@ def _before_it_broke(run: Run, segment, here, older, history):
     step, (inputs, first) = int(run.progress.state.step), here
     if step == first:  # it broke at the first evaluation of this segment: the last step of the segment before led there
         if older is None:
-            raise_not_finite(run)
+            raise_not_finite(float(run.value), float(run.grad_norm))
         inputs, first = older
         history.drop_last()
     sound = segment(inputs, step, step - 1)
@@ -103,9 +104,8 @@ class _History:
         return {"step": steps} | {name: rows[:, i] for i, name in enumerate(self.names)}
 
 
-def raise_not_finite(run: Run) -> None:
+def raise_not_finite(value: float, norm: float) -> None:
     """The error for a loss or gradient that is not finite at the very start: no step can mend that."""
-    value, norm = float(run.value), float(run.grad_norm)
     what = f"the loss is {value}" if not np.isfinite(value) else f"the loss is {value:.6g} but its gradient norm is {norm}"
     raise ValueError(
         f"At the params given, {what}; wanted a finite loss and gradient to start from. Start elsewhere, check the data for NaN and the loss for log, sqrt or "

@@ -92,13 +92,8 @@ class Watch:
     def saw(self, step: int, value: float) -> None:
         """Takes note of a finished segment."""
         now = time.monotonic()
-        made = step - self.step
-        first_one = self.rate is None
-        if made > 0 and not (first_one and made < 2):
-            # The first segment includes compilation: its rate is a lower bound, good enough to choose the second by.
-            self.rate = made / max(now - self.last, 1e-6)
-        elif made > 0:
-            self.rate = made / max(now - self.last, 1e-6)
+        if step > self.step:  # the first segment includes compilation: a rate too low, which the second mends
+            self.rate = (step - self.step) / max(now - self.last, 1e-6)
         self.step, self.last = step, now
         self._show(value)
 

@@ -15,7 +15,7 @@ from gdjax.loop.full_batch import capacity_for, raise_not_finite
 from gdjax.loop.stochastic import Numbers, Plan, Progress, Run
 from gdjax.result import RUNNING, Diagnosis, Result, Status
 
-SNAPSHOT_BYTES = 256 << 20  # up to here a copy is kept per segment; beyond, gradients are checked at every step instead
+SNAPSHOT_BYTES = 32 << 20  # up to here a copy of the state is kept per segment, to run it again; beyond, the run is begun again, or a stream checked step by step
 BLOCK_ROWS = 1 << 22  # row numbers on the device at once
 UNKNOWN = np.int32(np.iinfo(np.int32).max // 4)  # steps in an epoch of a stream that has not ended yet
 
@@ -81,7 +81,7 @@ class Arrays:
     """In-memory data: blocks of epochs whose order is made on the host from the key alone."""
 
     def __init__(self, data, plan: Plan, options: Options, key):
-        self.data, self.plan, self.options = data, plan, options
+        self.data, self.plan, self.options = jax.tree.map(jnp.asarray, data), plan, options  # on the device once, not per segment
         self.words = None if plan.source == "order" else sources.key_words(key)
         per_epoch = options.per_epoch * plan.batch_size
         wanted = options.epochs if options.epochs is not None else -(-options.steps // options.per_epoch)
@@ -122,8 +122,11 @@ class Streams:
 def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, stop, validation, resume) -> Result:
     """A run in compiled segments."""
     progress = _begin(plan, rule, params, key, model_state, stop) if resume is None else _copy(resume.progress)
-    guarded = tree.bytes_of(progress) > SNAPSHOT_BYTES
-    driver = _Driver(plan._replace(guard=guarded), options, rule, data, stop, validation, resume, progress)
+    validation = jax.tree.map(jnp.asarray, validation)
+    large = tree.bytes_of(progress) > SNAPSHOT_BYTES
+    again = (lambda: _begin(plan, rule, params, key, model_state, stop)) if resume is None else (lambda: _copy(resume.progress))
+    guarded = plan._replace(guard=large and plan.source == "stream")
+    driver = _Driver(guarded, options, rule, data, stop, validation, resume, progress, again if large else None)
     limits = [float(limit) for m in (stop.members() if stop else ()) if (limit := m.build().seconds) is not None]
     work = 10 * tree.size(params) + 20 * plan.batch_size * sum(np.prod(x.shape[1:]) for x in jax.tree.leaves(data) if hasattr(x, "shape"))
     with host.Watch(driver.last if driver.last < UNKNOWN else None, work, options.progress, min(limits, default=None), driver.step) as watch:
@@ -135,7 +138,8 @@ def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, 
 class _Driver:
     """The segments of one run."""
 
-    def __init__(self, plan, options, rule, data, stop, validation, resume, progress):
+    def __init__(self, plan, options, rule, data, stop, validation, resume, progress, again):
+        self.again = again  # makes the first progress anew, where copies of it are too large to keep
         self.plan, self.options, self.rule, self.stop, self.validation = plan, options, rule, stop, validation
         self.step, self.epochs = int(progress.state.step), int(progress.epochs)
         self.last = options.steps if options.steps is not None else (options.epochs * options.per_epoch if options.per_epoch else int(UNKNOWN))
@@ -151,18 +155,18 @@ class _Driver:
         """One compiled segment and what follows from it."""
         block = self.source.at(self.step, int(self.progress.epoch_start), self.last)
         reach = self._reach(block, watch)
-        kept = None if self.plan.guard else _copy(self.progress)
+        kept = None if self.plan.guard or self.again else _copy(self.progress)
         run = self._go(self.plan, self.progress, block, reach)
         code, step, value, sound = (x.item() for x in jax.device_get((run.code, run.progress.state.step, _last_value(run), _sound(run.progress))))
         if not sound and not self.plan.guard:
             # A gradient was not finite while the loss still was: run again, checking gradients, up to the last finite params.
-            run = self._go(self.plan._replace(guard=True), kept, block, reach)
+            run = self._go(self.plan._replace(guard=True), kept, block, reach) if kept is not None else self._from_the_start(reach)
             code, step = int(run.code), int(run.progress.state.step)
         rows = int(run.rows)
         self.parts.append((np.asarray(run.steps)[:rows].copy(), np.asarray(run.history)[:rows].copy()))
         self.run, self.progress, self.code, self.step, self.reason = run, run.progress, code, step, int(run.reason)
         if step == 0 and code != RUNNING:
-            raise_not_finite(_Start(jnp.asarray(value), _grad_norm_at_start(self.plan, self.progress, block)))
+            raise_not_finite(value, _grad_norm_at_start(self.plan, self.progress, block))
         watch.saw(step, value)
         self._between(watch)
 
@@ -180,6 +184,15 @@ class _Driver:
         o = self.options
         numbers = Numbers(*(np.int32(n) for n in (reach, self.last, block.per_epoch, o.record_every, o.patience, block.offset)))
         return _segment(plan, self.rule, progress, block.data, block.rows, self.stop, numbers, self.validation, self.capacity)
+
+    def _from_the_start(self, reach) -> Run:
+        progress, guarded = self.again(), self.plan._replace(guard=True)
+        while True:
+            block = self.source.at(int(progress.state.step), int(progress.epoch_start), self.last)
+            run = self._go(guarded, progress, block, min(reach, block.reach))
+            progress = run.progress
+            if int(run.code) != RUNNING or int(progress.state.step) >= reach:
+                return run
 
     def _between(self, watch) -> None:
         """Callbacks and checkpoints at the end of an epoch, and what the host asks for."""
@@ -203,7 +216,8 @@ class _Driver:
         return (*(m.factory.__name__ for m in (self.stop.members() if self.stop else ())), "patience", "callback", "time_limit")
 
     def _history(self) -> dict[str, Any]:
-        steps, rows = (np.concatenate(column) for column in zip(*self.parts, strict=True)) if self.parts else (np.zeros(0, np.int32), np.zeros((0, len(self.plan.names))))
+        parts = [(np.zeros(0, np.int32), np.zeros((0, len(self.plan.names)), self.progress.value.dtype)), *self.parts]
+        steps, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
         return {"step": steps} | {name: rows[:, i] for i, name in enumerate(self.plan.names)}
 
     def result(self, key) -> Result:
@@ -219,15 +233,12 @@ class _Driver:
         return finish(self.plan, self.progress, jnp.int32(self.code), jnp.int32(self.reason), aux, self.rule, data, history, state, self._reasons())
 
 
-class _Start(NamedTuple):
-    value: Any
-    grad_norm: Any
-
-
-def _grad_norm_at_start(plan, progress, block):
-    batch, weights = stochastic.fetch(plan, block.data, block.rows, Numbers(*[jnp.int32(1)] * 5, jnp.int32(0)), jnp.int32(0))
+def _grad_norm_at_start(plan, progress, block) -> float:
+    numbers = Numbers(*[jnp.int32(1)] * 5, offset=jnp.int32(0))
+    batch, weights = stochastic.fetch(plan, block.data, block.rows, numbers, jnp.int32(0))
     state = progress.state
-    return tree.norm(stepping.value_and_grad(plan.objective, state.params, state.model_state, batch, stepping.step_key(plan.objective, state), weights).grads)
+    inputs = (state.params, state.model_state, batch, stepping.step_key(plan.objective, state), weights)
+    return float(tree.norm(stepping.value_and_grad(plan.objective, *inputs).grads))
 
 
 def _earlier(resume, names, step):
