@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import data as sources, tree
+from gdjax import data as sources
 from gdjax.loop import full_batch, host, mini_batch, options as check, step as stepping, stochastic as batches, traced
 from gdjax.objective import Objective, check_chunk_size, check_params
 from gdjax.result import Result
@@ -41,8 +41,9 @@ def fit(
         rule: a rule or any optax transformation. None takes, for full batches, the default of ``minimize``; for mini-batches Prodigy
             (``optax.contrib.prodigy``) with a cosine decay to zero over the run. Both need no learning rate. ``result.rule`` says which.
         batch_size: examples per step, 1 ≤ batch_size ≤ n; None for all of them.
-        epochs, steps: how long, one of the two; totals of the run, resumed parts included. An epoch is ⌈n / batch_size⌉ steps: the last batch of an epoch is
-            filled up with the first rows of its order, which have weight 0 in a finite sum.
+        epochs: how long, in passes over the data; a total of the run, resumed parts included. An epoch is ⌈n / batch_size⌉ steps: its last batch is filled up
+            with the first rows of its order, which have weight 0 in a finite sum.
+        steps: how long, in updates, instead of ``epochs``.
         key: a seed or key for the order of the data and for ``stochastic`` losses; needed where one of them is.
         shuffle: "epoch" (a fresh permutation every epoch, by folding the epoch into the key), "replacement", or False (as they come).
         chunk_size: rows per block of a full-batch gradient. "auto" blocks finite sums larger than the cache and leaves opaque losses whole; an int blocks
@@ -92,8 +93,8 @@ def fit(
     if whole and not (validation is not None or patience or keep == "best" or callbacks or checkpoint):
         return _full_batch(inside, rule, data, epochs if steps is None else steps, stop, history, record_every, progress, **common)
     plan = _plan(objective, history, batch_size, count, bool(shuffle), whole, keep, validation)
-    per_epoch = None if stream else sources.steps_per_epoch(count, plan.batch_size)
-    total = steps if steps is not None else None if stream else epochs * per_epoch
+    per_epoch = None if count is None else sources.steps_per_epoch(count, plan.batch_size)
+    total = steps if steps is not None or epochs is None or per_epoch is None else epochs * per_epoch
     asked = mini_batch.Options(total, epochs, per_epoch, shuffle, record_every or 0, patience or 0, tuple(callbacks), checkpoint, progress)
     check.check_stop_kind(stop, whole)
     check.check_resume(resume, mini_batch.Resumable)
@@ -161,7 +162,8 @@ def evaluate(
         loss_fn: as in ``fit``.
         params: where.
         data: a pytree of arrays with a common leading axis.
-        has_aux, model_state: as in ``fit``.
+        has_aux: the loss returns aux beside its value.
+        model_state: as in ``fit``.
         key: for losses that take one; given, it is passed.
         chunk_size: rows per block.
 

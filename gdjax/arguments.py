@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def is_number(x: Any) -> bool:
@@ -27,7 +28,7 @@ def is_number(x: Any) -> bool:
 
 def is_concrete(x: Any) -> bool:
     """True for a number whose value can be looked at now."""
-    return isinstance(x, (int, float, complex, np.generic, np.ndarray)) or (isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer))
+    return isinstance(x, (int, float, complex, np.generic, np.ndarray)) or (isinstance(x, jax.Array) and not isinstance(x, Tracer))
 
 
 def check_number(
@@ -57,6 +58,7 @@ class Factory:
 
     def __init__(self, function, kind):
         self.function, self.kind = function, kind
+        self.__name__ = self.__qualname__ = type(function).__name__  # for callables without a name
         functools.update_wrapper(self, function)
 
     def __call__(self, *args, **kwargs):
@@ -75,7 +77,7 @@ class Factory:
     def _can_try(self, leaves) -> bool:
         # Foreign factories may compare their numbers, which arrays of numbers (a sweep) do not allow; ours check entry by entry.
         ours = getattr(self.function, "__module__", "").split(".")[0] == "gdjax"
-        return ours or not any(np.ndim(x) or isinstance(x, jax.core.Tracer) for x in leaves if is_number(x))
+        return ours or not any(np.ndim(x) or isinstance(x, Tracer) for x in leaves if is_number(x))
 
     def __eq__(self, other):
         return isinstance(other, Factory) and self.function == other.function and self.kind is other.kind
@@ -112,6 +114,9 @@ class Call:
     treedef: Any
     static: tuple
     leaves: tuple
+
+    def __init__(self, factory, treedef, static, leaves):
+        self._bind(factory, treedef, static, leaves)
 
     def _bind(self, factory, treedef, static, leaves) -> None:
         self.factory, self.treedef, self.static, self.leaves = factory, treedef, static, tuple(leaves)
@@ -195,7 +200,7 @@ def _rebuild(factory, args, kwargs, dynamic):
 
 
 def _show(x) -> str:
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, Tracer):
         return f"<traced {x.aval.str_short()}>"
     if isinstance(x, (jax.Array, np.ndarray, np.generic)):
         real = jax.dtypes.issubdtype(x.dtype, np.floating) or jax.dtypes.issubdtype(x.dtype, np.integer)

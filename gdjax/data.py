@@ -46,7 +46,7 @@ def _short(leaf) -> str:
     return text if len(text) < 60 else f"a {type(leaf).__name__}"
 
 
-def check_key(key, reason: str) -> Key:
+def check_key(key: Any, reason: str) -> Key:
     """A typed key from an int seed, a legacy key or a typed key; otherwise an error. There is no hidden seed."""
     if key is None:
         raise ValueError(f"key is None, but {reason}; wanted a seed or a key: type key=0 or key=jax.random.key(0).")

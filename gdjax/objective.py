@@ -84,7 +84,7 @@ class Objective:
     stochastic: bool = False
     stateful: bool = False
     splat: bool = False  # minimize: fun(params, *args)
-    chunk_size: int | str | None = None
+    chunk_size: Any = None  # an int, "auto" or None
 
     @property
     def is_sum(self) -> bool:
@@ -280,7 +280,7 @@ def check_params(params: Params, argument: str = "params") -> Params:
             )
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
-            kind = "a complex" if jnp.issubdtype(dtype, jnp.complexfloating) else "a boolean" if dtype == bool else "an integer"
+            kind = "a complex" if jnp.issubdtype(dtype, jnp.complexfloating) else "a boolean" if dtype == jnp.bool_ else "an integer"
             hint = "split it into real and imaginary parts" if kind == "a complex" else "write 5.0 instead of 5, or convert it: jnp.asarray(x, jnp.float32)"
             raise TypeError(f"{where} is {kind} array ({dtype}); wanted a real floating array, since gradients are taken of it: {hint}.")
     return jax.tree.map(lambda x: lax.convert_element_type(x, jnp.result_type(x)) if not isinstance(x, jax.Array) else x, params)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from gdjax.typing import Params
 
@@ -106,7 +107,7 @@ class Result:
 
     @property
     def _single(self) -> bool:
-        return not isinstance(self.code, jax.core.Tracer) and np.ndim(self.code) == 0
+        return not isinstance(self.code, Tracer) and np.ndim(self.code) == 0
 
     @property
     def status(self) -> Any:
@@ -121,7 +122,7 @@ class Result:
     @property
     def message(self) -> str:
         """What happened, and what to do about it, in words."""
-        if isinstance(self.code, jax.core.Tracer):
+        if isinstance(self.code, Tracer):
             return "A traced result: its message can be read outside jit, vmap and grad."
         if not self._single:
             codes, counts = np.unique(np.asarray(self.code), return_counts=True)
@@ -175,13 +176,14 @@ def _trend_advice(result: Result) -> str:
         return f"The loss was still falling, by {100 * fell:.2g} % over {over}: allow more steps, a larger learning rate or momentum."
     if result.kind == "mini-batches":
         return f"The loss has stopped falling over {over}, at the noise of the batches or at a minimum: decay the learning rate, or take larger batches."
-    return f"The loss hardly fell over {over}, and the gradient has not vanished: a plateau or a narrow valley. Try momentum, another rule, or a larger learning rate."
+    return f"The loss hardly fell over {over}, and its gradient has not vanished: a plateau or a narrow valley. Try momentum or another rule."
 
 
 def _curvature(result: Result) -> float:
-    """The curvature L that the gradient norms speak of, NaN if they do not: for h and momentum β, a direction of curvature λ
+    """The curvature L that the gradient norms speak of, NaN if they do not.
 
-    grows by ρ per step where h λ = 1 + β + ρ + β/ρ (the largest λ dominates once the gradient has grown), and falls as exp(−h λ k / (1 − β)) where h λ is small.
+    With learning rate h and momentum β, a direction of curvature λ grows by ρ per step where h λ = 1 + β + ρ + β/ρ (the largest λ dominates once the gradient
+    has grown), and falls as exp(−h λ k / (1 − β)) where h λ is small.
     """
     diagnosis, momentum = result.diagnosis, _momentum(result.rule)
     rate, growth = float(diagnosis.learning_rate), float(diagnosis.growth)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 Tree = Any
 
@@ -118,7 +119,7 @@ def bytes_of(a: Tree) -> int:
 
 def is_traced(*trees: Tree) -> bool:
     """True if any leaf is a tracer: the call happens inside jit, vmap or grad."""
-    return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(trees))
+    return any(isinstance(x, Tracer) for x in jax.tree.leaves(trees))
 
 
 def stop_gradient(a: Tree) -> Tree:

@@ -131,7 +131,8 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
 
     moved = lax.cond(goes_on, move, lambda _: progress, evaluation)
     record = (goes_on & (lax.rem(state.step, record_every) == 0)) | (~goes_on & finite)
-    row = _row(names, dtype, dict(value=value, grad_norm=grad_norm, update_norm=update_norm, learning_rate=progress.learning_rate, evaluations=state.evaluations))
+    columns = dict(value=value, grad_norm=grad_norm, update_norm=update_norm, learning_rate=progress.learning_rate, evaluations=state.evaluations)
+    row = _row(names, dtype, columns)
     return Run(
         progress=moved,
         aux=evaluation.aux,

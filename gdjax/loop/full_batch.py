@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gdjax import tree
-from gdjax.loop import step as stepping, deterministic, host
+from gdjax.loop import deterministic, host, step as stepping
 from gdjax.loop.deterministic import Progress, Resumable, Run
-from gdjax.result import RUNNING, Diagnosis, Result, Status
+from gdjax.result import RUNNING, Diagnosis, Result
 
 MOST_RECORDS = 1 << 18
 
@@ -104,7 +104,7 @@ class _History:
         return {"step": steps} | {name: rows[:, i] for i, name in enumerate(self.names)}
 
 
-def raise_not_finite(value: float, norm: float) -> None:
+def raise_not_finite(value: float, norm: float) -> NoReturn:
     """The error for a loss or gradient that is not finite at the very start: no step can mend that."""
     what = f"the loss is {value}" if not np.isfinite(value) else f"the loss is {value:.6g} but its gradient norm is {norm}"
     raise ValueError(

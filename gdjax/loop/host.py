@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from gdjax.result import RUNNING, Status
 
@@ -24,7 +25,7 @@ SHOW_AFTER = 2.0  # seconds until a progress bar shows by itself
 def under_trace(function: Any, *trees: Any) -> bool:
     """Whether this call happens inside jit, vmap or grad: by its arguments, by what the loss has captured, or by the trace around it."""
     leaves = jax.tree.leaves(trees)
-    return any(isinstance(x, jax.core.Tracer) for x in leaves) or captures_tracer(function) or isinstance(jnp.zeros(()), jax.core.Tracer)
+    return any(isinstance(x, Tracer) for x in leaves) or captures_tracer(function) or isinstance(jnp.zeros(()), Tracer)
 
 
 def captures_tracer(function: Any, depth: int = 4) -> bool:
@@ -37,7 +38,7 @@ def captures_tracer(function: Any, depth: int = 4) -> bool:
     held += list(getattr(function, "args", ()) or ()) if hasattr(function, "func") else []
     held += list((getattr(function, "keywords", None) or {}).values()) if hasattr(function, "func") else []
     for leaf in jax.tree.leaves(held):
-        if isinstance(leaf, jax.core.Tracer):
+        if isinstance(leaf, Tracer):
             return True
         if callable(leaf) and not inspect.isclass(leaf) and captures_tracer(leaf, depth - 1):
             return True

@@ -15,7 +15,8 @@ from gdjax.loop.full_batch import capacity_for, raise_not_finite
 from gdjax.loop.stochastic import Numbers, Plan, Progress, Run
 from gdjax.result import RUNNING, Diagnosis, Result, Status
 
-SNAPSHOT_BYTES = 32 << 20  # up to here a copy of the state is kept per segment, to run it again; beyond, the run is begun again, or a stream checked step by step
+# Up to here a copy of the state is kept per segment, to run it again; beyond, the run is begun again, or a stream checked step by step.
+SNAPSHOT_BYTES = 32 << 20
 BLOCK_ROWS = 1 << 22  # row numbers on the device at once
 UNKNOWN = np.int32(np.iinfo(np.int32).max // 4)  # steps in an epoch of a stream that has not ended yet
 
@@ -23,9 +24,9 @@ UNKNOWN = np.int32(np.iinfo(np.int32).max // 4)  # steps in an epoch of a stream
 class Options(NamedTuple):
     """What a run was asked for, beside the plan."""
 
-    steps: int | None  # in all; None: until the epochs are over
+    steps: Any  # int, in all; None: until the epochs are over
     epochs: int | None
-    per_epoch: int | None  # None for streams
+    per_epoch: Any  # int; None for streams
     order: Any
     record_every: int
     patience: int
@@ -82,7 +83,7 @@ class Arrays:
 
     def __init__(self, data, plan: Plan, options: Options, key):
         self.data, self.plan, self.options = jax.tree.map(jnp.asarray, data), plan, options  # on the device once, not per segment
-        self.words = None if plan.source == "order" else sources.key_words(key)
+        self.words = np.zeros(0, np.uint32) if plan.source == "order" else sources.key_words(key)
         per_epoch = options.per_epoch * plan.batch_size
         wanted = options.epochs if options.epochs is not None else -(-options.steps // options.per_epoch)
         self.epochs = max(1, min(1 << (max(wanted, 1) - 1).bit_length(), BLOCK_ROWS // per_epoch))
@@ -143,7 +144,7 @@ class _Driver:
         self.plan, self.options, self.rule, self.stop, self.validation = plan, options, rule, stop, validation
         self.step, self.epochs = int(progress.state.step), int(progress.epochs)
         self.last = options.steps if options.steps is not None else (options.epochs * options.per_epoch if options.per_epoch else int(UNKNOWN))
-        self.source = Streams(data, self.step) if plan.source == "stream" else Arrays(data, plan, options, progress.state.key)
+        self.source: Any = Streams(data, self.step) if plan.source == "stream" else Arrays(data, plan, options, progress.state.key)
         self.progress, self.run, self.code, self.reason = progress, None, RUNNING, -1
         self.parts = [] if resume is None else [_earlier(resume, plan.names, self.step)]
         records = max(self.last - self.step, 1) // (options.record_every or options.per_epoch or 1) + 2

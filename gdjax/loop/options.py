@@ -94,7 +94,7 @@ def check_pure(stop, stream, callbacks, checkpoint, progress) -> None:
     """Errors for services of the host asked of ``fit`` inside a trace."""
     asked = {"data is a stream": stream, "callbacks were given": bool(callbacks), "checkpoint was given": checkpoint is not None}
     for what in (what for what, there in asked.items() if there):
-        raise ValueError(f"{what} inside jit, vmap or grad, where fit is one pure program without a host; wanted arrays and no host services: call fit outside.")
+        raise ValueError(f"{what} inside jit, vmap or grad, where fit is one pure program without a host; wanted no host services: call fit outside.")
     check_no_host(stop, progress, "fit")
 
 

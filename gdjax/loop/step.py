@@ -22,7 +22,7 @@ class State(NamedTuple):
     params: Params
     rule_state: RuleState  # of the rule
     model_state: ModelState  # or None
-    key: Key | None  # the run's key, shape (); the key of a step is folded from it
+    key: Any  # a Key or None: the run's key, shape (); the key of a step is folded from it
     step: Any  # int32, shape (): updates made
     evaluations: Any  # int32, shape (): evaluations of value and gradient made
 
@@ -145,7 +145,8 @@ def evaluate(objective, rule, state: State, batch: Batch, weights=None, reuse: b
     """
     inputs = (state.params, state.model_state, batch, step_key(objective, state), weights)
     value, grad = (_field(state.rule_state, "value"), _field(state.rule_state, "grad")) if reuse else (None, None)
-    if value is None or grad is None or jax.tree.structure(grad) != jax.tree.structure(state.params) or objective.has_aux or objective.stateful or objective.stochastic:
+    moving = objective.has_aux or objective.stateful or objective.stochastic
+    if moving or value is None or grad is None or jax.tree.structure(grad) != jax.tree.structure(state.params):
         return value_and_grad(objective, *inputs), jnp.int32(1)
     shape = jax.eval_shape(functools.partial(value_and_grad, objective), *inputs)
     kept = Evaluation(jnp.asarray(value, shape.value.dtype), tree.cast_like(grad, state.params), state.model_state, None)
@@ -216,7 +217,8 @@ def learning_rate(rule: Rule, before: RuleState, after: RuleState):
     if callable(given):
         count = next((c for c in (_field(before, "step"), _field(before, "count")) if c is not None), None)
         given = jnp.nan if count is None else given(count)
-    return jnp.asarray(jnp.nan if given is None or jnp.ndim(given) else given, jnp.float32)
+    number: Any = jnp.nan if given is None else given
+    return jnp.asarray(jnp.nan if jnp.ndim(number) else number, jnp.float32)
 
 
 def _argument(rule: Call, name: str) -> Any:

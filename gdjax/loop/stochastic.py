@@ -105,7 +105,8 @@ def open_run(plan: Plan, progress: Progress, data, rows, numbers, capacity: int)
     """A run that continues from ``progress``, with an empty history of ``capacity`` rows."""
     batch, weights = jax.eval_shape(lambda: fetch(plan, data, rows, numbers, progress.state.step))
     state = progress.state
-    shape = jax.eval_shape(lambda b, w, s: stepping.value_and_grad(plan.objective, s.params, s.model_state, b, stepping.step_key(plan.objective, s), w), batch, weights, state)
+    inputs = (state.params, state.model_state, batch, jax.eval_shape(lambda s: stepping.step_key(plan.objective, s), state), weights)
+    shape = jax.eval_shape(lambda *inputs: stepping.value_and_grad(plan.objective, *inputs), *inputs)
     aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape.aux)
     history = jnp.full((capacity, len(plan.names)), jnp.nan, progress.value.dtype)
     return Run(progress, jnp.int32(RUNNING), jnp.int32(-1), aux, history, jnp.full(capacity, -1, jnp.int32), jnp.int32(0))

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from gdjax import tree
-from gdjax.loop import step as stepping, deterministic
+from gdjax.loop import deterministic, step as stepping
 from gdjax.loop.full_batch import finish
 from gdjax.loop.host import captures_tracer
 from gdjax.objective import Objective
@@ -122,9 +122,10 @@ def _implicit_jvp(static: Static, primals, tangents):
     return ((params, value), made), (solution_dot, jax.tree.map(_no_tangent, made))
 
 
-def _instantiate(t):
-    if not isinstance(t, ZERO):
-        return t
+def _instantiate(tangent):
+    if not isinstance(tangent, ZERO):
+        return tangent
+    t: Any = tangent
     floating = jnp.issubdtype(t.dtype, jnp.inexact)
     return jnp.zeros(t.shape, t.dtype) if floating else np.zeros(t.shape, jax.dtypes.float0)
 
