@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 EXTRA = "bench"  # pip install 'gdjax[bench]' brings the peers
+PAUSE = 0.01  # seconds before each timed call, for threads of the one before to go to sleep
 PACKAGES = ("gdjax", "jax", "jaxlib", "numpy", "optax", "jaxopt", "optimistix", "torch", "scikit-learn")
 
 
@@ -74,8 +75,17 @@ def seconds_of(run: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
+def order_of_round(count: int, turn: int) -> list[int]:
+    """The order of contenders in a round: rows of a Williams square, in which nobody keeps the same predecessor.
+
+    A fixed order A B C A B C would time B right after A for ever, and a loop that follows busy threads (PyTorch's) was seen to take twice as long.
+    """
+    zigzag = [place // 2 if place % 2 == 0 else count - (place + 1) // 2 for place in range(count)]
+    return [(place + turn) % count for place in zigzag]
+
+
 def race(contenders: Sequence[Contender], steps: int, rounds: int) -> list[dict]:
-    """Times the contenders round robin (A B C A B C ...), after one call each that is reported apart.
+    """Times the contenders in turns, round by round, after one call each that is reported apart.
 
     A contender with a ``cap`` below ``steps`` is a Python loop, which costs the same at every step; a compiled loop is never shortened, for its cost
     per call is part of what is measured.
@@ -92,9 +102,10 @@ def race(contenders: Sequence[Contender], steps: int, rounds: int) -> list[dict]
             raise Disagreement(f"{contender.name} made {done} steps, wanted {taken}")
         runs.append(run)
         records.append({"name": contender.name, "steps": taken, "first_call_seconds": first, "seconds": []})
-    for _ in range(rounds):
-        for run, record in zip(runs, records, strict=True):
-            record["seconds"].append(seconds_of(run)[0])
+    for turn in range(rounds):
+        for index in order_of_round(len(runs), turn):
+            time.sleep(PAUSE)
+            records[index]["seconds"].append(seconds_of(runs[index])[0])
     for record in records:
         record["microseconds_per_step"] = 1e6 * float(np.median(record["seconds"])) / record["steps"]
     return records

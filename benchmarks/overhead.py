@@ -81,7 +81,7 @@ def run_row(row: Row, rounds: int, quick: bool = False) -> dict:
     problem = row.problem()
     everyone = fit_contenders(problem, row.batch_size, row.python_cap) if row.batch_size else minimize_contenders(problem, row.python_cap)
     contenders, skipped = measure.split_missing(everyone)
-    steps = quick and row.quick_steps or row.steps
+    steps = (quick and row.quick_steps) or row.steps
     checked = min(steps, 100)
     difference = measure.check_agreement(contenders, checked)
     records = measure.race(contenders, steps, rounds)
@@ -161,8 +161,8 @@ def markdown(report: dict) -> str:
         "# Overhead",
         f"{facts['date']}; {facts['cpu']}, {cores}; {facts['platform']}; Python {facts['python']}; {versions}; commit {facts['git_commit']}.",
         "Every ratio is the median over rounds of (time per step) / (time per step of the reference in the same round), with the quartiles. "
-        "The contenders take turns in every round; the first call of each, which compiles, is reported apart. All of them were checked to arrive at "
-        "the same params.",
+        "The contenders take turns in every round, each time after another one; the first call of each, which compiles, is reported apart. "
+        "All of them were checked to arrive at the same params.",
     ]
     parts = [format_row(row, markdown=True) for row in report["rows"]] + report["skipped"]
     parts += [getattr(footprint, f"format_{name}")(report[name], markdown=True) for name in ("compilations", "memory") if name in report]

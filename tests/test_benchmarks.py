@@ -1,5 +1,6 @@
 """The benchmarks compute what they say: contenders agree, and the report has its fields. Nothing here looks at a time."""
 
+import itertools
 import json
 
 import numpy as np
@@ -63,6 +64,14 @@ def test_ratios_are_taken_within_rounds():
     records = [{"name": "a", "steps": 10, "seconds": [1.0, 2.0, 4.0]}, {"name": "b", "steps": 5, "seconds": [1.0, 2.0, 4.0]}]
     measure.add_ratios(records, ["a"])
     assert records[1]["ratios"]["a"] == {"q1": 2.0, "median": 2.0, "q3": 2.0}
+
+
+@pytest.mark.parametrize("count", [2, 6, 8])
+def test_nobody_keeps_the_same_predecessor(count):
+    rounds = [measure.order_of_round(count, turn) for turn in range(count)]
+    assert all(sorted(order) == list(range(count)) for order in rounds)
+    pairs = [pair for order in rounds for pair in itertools.pairwise(order)]
+    assert len(set(pairs)) == len(pairs) == count * (count - 1)
 
 
 def test_epochs_visit_every_row_once():

@@ -80,7 +80,7 @@ SEARCH = functools.partial(optax.scale_by_backtracking_linesearch, max_backtrack
 RULES = {
     "gd": gdjax.gd(0.2),
     "momentum": gdjax.sgd(0.1, momentum=0.6),
-    "schedule": gdjax.sgd(gdjax.schedules.cosine(0.3, 60)),
+    "schedule": gdjax.sgd(gdjax.schedules.cosine(0.3, 600)),
     "adam": optax.adam(0.1),
     "lifted adam": gdjax.rule(optax.adam)(0.1),
     "lbfgs": optax.lbfgs(),
@@ -185,7 +185,7 @@ def test_what_is_recorded(every):
 
 def test_history_says_how_each_point_was_reached():
     result = gdjax.minimize(wavy, start(), RULES["schedule"], args=centre(), tol=0.0, max_steps=9, history=("learning_rate", "update_norm", "evaluations"))
-    rates = [np.nan, *(0.15 * (1 + np.cos(np.pi * k / 60)) for k in range(9))]
+    rates = [np.nan, *(0.15 * (1 + np.cos(np.pi * k / 600)) for k in range(9))]
     np.testing.assert_allclose(result.history["learning_rate"], rates, rtol=1e-5)
     x, norms = START.copy(), [np.inf]
     for rate in rates[1:]:
@@ -401,7 +401,7 @@ def test_unrolled_derivatives_beyond_the_last_bit():
     final = lambda rate, w: gdjax.minimize(lambda w: (w - 2.0) ** 2, w, gdjax.gd(rate), tol=0.0, max_steps=150, differentiate="unroll").params  # noqa: E731
     assert float(jax.grad(final, argnums=1)(0.5, 5.0)) == 0.0
     by_rate = jax.vmap(jax.grad(final), (0, None))(jnp.asarray([0.5, 0.4, 0.001]), 5.0)
-    np.testing.assert_allclose(by_rate, [-6.0, 0.0, -150 * 2 * 3 * 0.998**149], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(by_rate, [-6.0, 0.0, -150 * 2 * 3 * 0.998**149], rtol=1e-3, atol=1e-4)
 
 
 def test_a_start_that_is_not_finite():

@@ -209,8 +209,8 @@ def test_schedules_follow_one_another_without_looking_back():
     joined = schedules.join([0.3, lambda step: 0.1 / jnp.sqrt(step)], [10])
     assert joined(3) == np.float32(0.3)
     np.testing.assert_allclose(joined(14), 0.05, rtol=1e-6)
-    rooted = schedules.warmup(lambda step: 0.1 * jnp.sqrt(1.0 + step), 10)
-    assert jnp.isfinite(jax.grad(rooted)(3.0))
+    assert jax.grad(lambda rate: schedules.join([0.3, lambda step: rate * jnp.sqrt(step)], [10])(3))(0.1) == 0
+    assert jax.grad(lambda rate: schedules.warmup(lambda step: rate * jnp.sqrt(step + 1), 10)(5))(0.1) == 0.5
 
 
 def test_a_schedule_of_your_own():

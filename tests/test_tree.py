@@ -109,7 +109,8 @@ def test_empty_trees(empty):
     assert float(tree.norm(empty)) == float(tree.vdot(empty, empty)) == 0.0
     assert tree.norm(empty).dtype == tree.dtype_of(empty) == jnp.float32
     assert tree.size(empty) == tree.bytes_of(empty) == 0
-    assert bool(tree.all_finite(empty)) and not tree.is_traced(empty)
+    assert bool(tree.all_finite(empty))
+    assert not tree.is_traced(empty)
     assert tree.add(empty, empty) == tree.scale(2.0, empty) == tree.copy(empty) == tree.zeros_like(empty) == empty
 
 

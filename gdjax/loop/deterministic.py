@@ -67,7 +67,7 @@ def open_run(objective, progress: Progress, batch, names, capacity: int, keep_pr
     aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape.aux)
     nan = jnp.asarray(jnp.nan, dtype)
     previous = (state.params, nan, nan) if keep_previous else ()
-    history = jnp.full((capacity, len(names)), jnp.nan, dtype)
+    history = jnp.full((capacity + EVERY, len(names)), jnp.nan, dtype)  # room for the last block
     return Run(progress, nan, nan, aux, jnp.int32(RUNNING), jnp.int32(-1), state.evaluations, history, jnp.int32(0), previous, jnp.int32(0))
 
 
@@ -83,8 +83,11 @@ def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every,
         return (run.code == RUNNING) & (run.progress.state.step < limit)
 
     def span(run):
+        # The inner loop records into a block of its own: a long buffer carried through a small loop costs more than its arithmetic.
+        history, rows, block = run.history, run.rows, jnp.full((every, len(names)), jnp.nan, run.history.dtype)
         ends = jnp.minimum((lax.div(run.progress.state.step, every) + 1) * every, until)
-        run = bounded_while(lambda run: goes_on(run, ends), body, run, None if trips is None else every)
+        inner = bounded_while(lambda run: goes_on(run, ends), body, run._replace(history=block, rows=jnp.int32(0)), None if trips is None else every)
+        run = inner._replace(history=lax.dynamic_update_slice_in_dim(history, inner.history, rows, 0), rows=rows + inner.rows)
         due = (run.code == RUNNING) & (lax.rem(run.progress.state.step, every) == 0)
         return lax.cond(due, functools.partial(_inspect, rule), lambda run: run, run)
 

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from gdjax import tree
 from gdjax.loop import deterministic, host, step as stepping
@@ -113,6 +114,11 @@ def raise_not_finite(value: float, norm: float) -> NoReturn:
     )
 
 
+def pick(condition, a, b):
+    """a or b: by looking, where one can look, since every eager operation costs as much as hundreds of small steps."""
+    return jnp.where(condition, a, b) if isinstance(condition, Tracer) or jnp.ndim(condition) else (a if bool(condition) else b)
+
+
 def finish(run: Run, objective, rule, batch, history: dict[str, Any], reasons: tuple[str, ...]) -> Result:
     """The result of a run that has ended, on the host or in a trace."""
     state, seen = run.progress.state, run.progress.seen
@@ -123,8 +129,8 @@ def finish(run: Run, objective, rule, batch, history: dict[str, Any], reasons: t
         there = stepping.value_and_grad(objective, params, state.model_state, batch, stepping.step_key(objective, state), None)
         value, grad_norm, evaluations = there.value, tree.norm(there.grads), evaluations + 1
     diagnosis = Diagnosis(
-        initial_value=jnp.where(state.step == 0, run.value, seen.initial_value),
-        initial_grad_norm=jnp.where(state.step == 0, run.grad_norm, seen.initial_grad_norm),
+        initial_value=pick(state.step == 0, run.value, seen.initial_value),
+        initial_grad_norm=pick(state.step == 0, run.grad_norm, seen.initial_grad_norm),
         learning_rate=stepping.learning_rate(rule, state.rule_state, state.rule_state),
         growth=seen.growth,
         reason=run.reason,

@@ -52,6 +52,20 @@ class Report(NamedTuple):
     params: Any
 
 
+class Summary(NamedTuple):
+    """What the host looks at after a segment, fetched at once."""
+
+    code: Any
+    reason: Any
+    step: Any
+    epochs: Any
+    value: Any  # mean loss of the current or last epoch
+    sound: Any  # bool: all params are finite
+    rows: Any  # of history written
+    unfinished: Any  # bool: steps have been made since the last record
+    tail: Any  # the record they would make
+
+
 @functools.partial(jax.jit, static_argnames=("plan",))
 def _begin(plan, rule, params, key, model_state, stop) -> Progress:
     return tree.copy(stochastic.begin(plan, rule, params, key, model_state, stop))
@@ -63,9 +77,13 @@ def _copy(progress):
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "capacity"), donate_argnames=("progress",))
-def _segment(plan: Plan, rule, progress, data, rows, stop, numbers, validation, capacity) -> Run:
+def _segment(plan: Plan, rule, progress, data, rows, stop, numbers, validation, capacity) -> tuple[Run, Summary]:
     run = stochastic.open_run(plan, progress, data, rows, numbers, capacity)
-    return stochastic.loop(plan, rule, run, data, rows, stop, numbers, validation)
+    run = stochastic.loop(plan, rule, run, data, rows, stop, numbers, validation)
+    done = run.progress
+    unfinished = (done.record.count > 0) & (run.code != Status.NONFINITE) & (run.code != Status.DIVERGED)
+    sound, tail = tree.all_finite(done.state.params), stochastic.row_of(plan, done)
+    return run, Summary(run.code, run.reason, done.state.step, done.epochs, _value(done), sound, run.rows, unfinished, tail)
 
 
 class Block(NamedTuple):
@@ -133,7 +151,7 @@ def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, 
     with host.Watch(driver.last if driver.last < UNKNOWN else None, work, options.progress, min(limits, default=None), driver.step) as watch:
         while driver.code == RUNNING:
             driver.segment(watch)
-    return driver.result(key)
+    return driver.result()
 
 
 class _Driver:
@@ -145,7 +163,7 @@ class _Driver:
         self.step, self.epochs = int(progress.state.step), int(progress.epochs)
         self.last = options.steps if options.steps is not None else (options.epochs * options.per_epoch if options.per_epoch else int(UNKNOWN))
         self.source: Any = Streams(data, self.step) if plan.source == "stream" else Arrays(data, plan, options, progress.state.key)
-        self.progress, self.run, self.code, self.reason = progress, None, RUNNING, -1
+        self.progress, self.aux, self.tail, self.code, self.reason = progress, None, None, RUNNING, -1
         self.parts = [] if resume is None else [_earlier(resume, plan.names, self.step)]
         records = max(self.last - self.step, 1) // (options.record_every or options.per_epoch or 1) + 2
         self.capacity = capacity_for(records)
@@ -157,19 +175,18 @@ class _Driver:
         block = self.source.at(self.step, int(self.progress.epoch_start), self.last)
         reach = self._reach(block, watch)
         kept = None if self.plan.guard or self.again else _copy(self.progress)
-        run = self._go(self.plan, self.progress, block, reach)
-        code, step, value, sound = (x.item() for x in jax.device_get((run.code, run.progress.state.step, _last_value(run), _sound(run.progress))))
-        if not sound and not self.plan.guard:
+        run, seen = self._go(self.plan, self.progress, block, reach)
+        if not seen.sound and not self.plan.guard:
             # A gradient was not finite while the loss still was: run again, checking gradients, up to the last finite params.
-            run = self._go(self.plan._replace(guard=True), kept, block, reach) if kept is not None else self._from_the_start(reach)
-            code, step = int(run.code), int(run.progress.state.step)
-        rows = int(run.rows)
-        self.parts.append((np.asarray(run.steps)[:rows].copy(), np.asarray(run.history)[:rows].copy()))
-        self.run, self.progress, self.code, self.step, self.reason = run, run.progress, code, step, int(run.reason)
-        if step == 0 and code != RUNNING:
-            raise_not_finite(value, _grad_norm_at_start(self.plan, self.progress, block))
-        watch.saw(step, value)
-        self._between(watch)
+            run, seen = self._go(self.plan._replace(guard=True), kept, block, reach) if kept is not None else self._from_the_start(reach)
+        self.parts.append((np.asarray(run.steps)[: seen.rows].copy(), np.asarray(run.history)[: seen.rows].copy()))
+        self.progress, self.aux, self.tail = run.progress, run.aux, seen.tail if seen.unfinished else None
+        self.code, self.reason, self.step = int(seen.code), int(seen.reason), int(seen.step)
+        if self.step == 0 and self.code != RUNNING:
+            raise_not_finite(float(seen.value), _grad_norm_at_start(self.plan, self.progress, block))
+        watch.saw(self.step, float(seen.value))
+        ended, self.epochs = int(seen.epochs) > self.epochs, int(seen.epochs)
+        self._between(watch, ended)
 
     def _reach(self, block: Block, watch) -> int:
         if self.plan.source == "stream":
@@ -181,24 +198,23 @@ class _Driver:
             reach = min(reach, (self.step // block.per_epoch + 1) * block.per_epoch)
         return reach
 
-    def _go(self, plan, progress, block: Block, reach) -> Run:
+    def _go(self, plan, progress, block: Block, reach) -> tuple[Run, Summary]:
         o = self.options
         numbers = Numbers(*(np.int32(n) for n in (reach, self.last, block.per_epoch, o.record_every, o.patience, block.offset)))
-        return _segment(plan, self.rule, progress, block.data, block.rows, self.stop, numbers, self.validation, self.capacity)
+        run, summary = _segment(plan, self.rule, progress, block.data, block.rows, self.stop, numbers, self.validation, self.capacity)
+        return run, jax.device_get(summary)
 
-    def _from_the_start(self, reach) -> Run:
+    def _from_the_start(self, reach) -> tuple[Run, Summary]:
         progress, guarded = self.again(), self.plan._replace(guard=True)
         while True:
             block = self.source.at(int(progress.state.step), int(progress.epoch_start), self.last)
-            run = self._go(guarded, progress, block, min(reach, block.reach))
+            run, seen = self._go(guarded, progress, block, min(reach, block.reach))
             progress = run.progress
-            if int(run.code) != RUNNING or int(progress.state.step) >= reach:
-                return run
+            if seen.code != RUNNING or seen.step >= reach:
+                return run, seen
 
-    def _between(self, watch) -> None:
+    def _between(self, watch, ended: bool) -> None:
         """Callbacks and checkpoints at the end of an epoch, and what the host asks for."""
-        ended = int(self.progress.epochs) > self.epochs
-        self.epochs = int(self.progress.epochs)
         asked = watch.asked() if self.code == RUNNING else RUNNING
         if ended and self.options.checkpoint is not None:
             self.options.checkpoint(_copy(Resumable(self.progress, self._history())))
@@ -221,17 +237,17 @@ class _Driver:
         steps, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
         return {"step": steps} | {name: rows[:, i] for i, name in enumerate(self.plan.names)}
 
-    def result(self, key) -> Result:
+    def result(self) -> Result:
         """The result of the run."""
         history = self._history()
         state = Resumable(self.progress, history)
-        if int(self.progress.record.count) > 0 and self.code not in (Status.NONFINITE, Status.DIVERGED):
+        if self.tail is not None:
             # The unfinished end of the run is shown in the history, but is not part of the state: a resumed run finishes it.
-            row = np.asarray(stochastic.row_of(self.plan, self.progress))
-            history = {"step": np.append(history["step"], np.int32(self.step))} | {n: np.append(history[n], row[i]) for i, n in enumerate(self.plan.names)}
-        aux = None if self.run is None else self.run.aux
+            last = {"step": np.int32(self.step)} | {name: self.tail[i] for i, name in enumerate(self.plan.names)}
+            history = {name: np.append(column, last[name]) for name, column in history.items()}
         data = self.source.data if self.plan.whole else None
-        return finish(self.plan, self.progress, jnp.int32(self.code), jnp.int32(self.reason), aux, self.rule, data, history, state, self._reasons())
+        code, reason = np.int32(self.code), np.int32(self.reason)
+        return finish(self.plan, self.progress, code, reason, self.aux, self.rule, data, history, state, self._reasons())
 
 
 def _grad_norm_at_start(plan, progress, block) -> float:
@@ -250,10 +266,6 @@ def _earlier(resume, names, step):
     return before["step"][keep], np.stack([before[name][keep] for name in names] or [np.zeros((keep.sum(), 0))], 1)
 
 
-def _last_value(run: Run):
-    return _value(run.progress)
-
-
 def _value(progress: Progress):
     """The mean over the current epoch as far as it has come, else over the last finished one."""
     count = progress.epoch.count
@@ -261,16 +273,16 @@ def _value(progress: Progress):
 
 
 @jax.jit
-def _sound(progress: Progress):
-    return tree.all_finite(progress.state.params)
+def _judged(progress: Progress):
+    # Ended above its start, by a lot and for good: the loss was rising when the steps ran out.
+    value, start = _value(progress), progress.initial_value
+    return value, (value - start > 10 * jnp.abs(start)) & (value >= progress.value)
 
 
 def finish(plan: Plan, progress: Progress, code, reason, aux, rule, data, history, state, reasons) -> Result:
     """The result of a run that has ended, on the host or in a trace."""
-    value, params = _value(progress), progress.state.params
-    # Ended above its start, by a lot and for good: the loss was rising when the steps ran out.
-    worse = (code == Status.MAX_STEPS) & (value - progress.initial_value > 10 * jnp.abs(progress.initial_value)) & (value >= progress.value)
-    code = jnp.where(worse, Status.DIVERGED, code).astype(jnp.int32)
+    (value, worse), params = _judged(progress), progress.state.params
+    code = jnp.where((code == Status.MAX_STEPS) & worse, Status.DIVERGED, code).astype(jnp.int32)
     if rule.eval_params is not None:
         params = rule.eval_params(progress.state.rule_state, params)
     if plan.keep_best:

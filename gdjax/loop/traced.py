@@ -88,7 +88,7 @@ def _columns(made, static: Static, first):
     start = -(-jnp.asarray(first, jnp.int32) // static.record_every)
     steps = jnp.where(rows == made.rows - 1, made.progress.state.step - made.broke * static.record_every, (start + rows) * static.record_every)
     steps = jnp.where(rows < made.rows, steps, -1).astype(jnp.int32)
-    table = jnp.where((rows < made.rows)[:, None], made.history, jnp.nan)
+    table = jnp.where((rows < made.rows)[:, None], made.history[: static.capacity], jnp.nan)
     return {"step": steps} | {name: table[:, i] for i, name in enumerate(static.names)}
 
 

@@ -106,9 +106,7 @@ def test_the_state_holds_what_is_needed_and_no_more(arguments, fields):
 
 
 def test_the_structure_of_the_state_does_not_depend_on_values():
-    structures = {
-        jax.tree.structure(jax.eval_shape(gdjax.sgd(0.1, value, dampening=value).init, jnp.ones(3))) for value in (0.0, 0.5, np.float32(0.9))
-    }
+    structures = {jax.tree.structure(jax.eval_shape(gdjax.sgd(0.1, value, dampening=value).init, jnp.ones(3))) for value in (0.0, 0.5, np.float32(0.9))}
     assert len(structures) == 1
 
 
