@@ -2,7 +2,7 @@
 
 import optax as _optax
 
-from gdjax import _fit as _fit_module, _minimize as _minimize_module, schedules as schedules, stop as stop
+from gdjax import _fit as _fit_module, _minimize as _minimize_module, plot as plot, schedules as schedules, stop as stop
 from gdjax._fit import evaluate as evaluate, fit as fit
 from gdjax._minimize import minimize as minimize
 from gdjax.loop import Descent as Descent, descent as descent

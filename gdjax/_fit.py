@@ -83,7 +83,9 @@ def fit(
     params = check_params(params)
     count = None if stream else sources.check_data(data)
     check.check_length(stream, batch_size, count, epochs, steps)
-    check.check_services(keep, patience, shuffle, callbacks, checkpoint, stop, validation)
+    check.check_services(keep, patience, shuffle, callbacks, checkpoint, stop, record_every)
+    check.check_validation(validation, None if stream else data)
+    check.check_arrays("model_state", model_state)
     whole = batch_size is None and not stream
     key = _key(key, stochastic, bool(shuffle) and not whole and not stream)
     inside = host.under_trace(loss_fn, params, rule, data, key, model_state, stop, validation)
@@ -95,11 +97,13 @@ def fit(
     plan = _plan(objective, history, batch_size, count, bool(shuffle), whole, keep, validation)
     per_epoch = None if count is None else sources.steps_per_epoch(count, plan.batch_size)
     total = steps if steps is not None or epochs is None or per_epoch is None else epochs * per_epoch
+    if total is not None:
+        check.check_count("steps" if steps is not None else "epochs × steps per epoch", total, 0)
     asked = mini_batch.Options(total, epochs, per_epoch, shuffle, record_every or 0, patience or 0, tuple(callbacks), checkpoint, progress)
     check.check_stop_kind(stop, whole)
-    check.check_resume(resume, mini_batch.Resumable)
     default = default_full_batch_rule if whole else lambda: default_rule(total)
     rule = default() if rule is None else as_rule(rule)
+    check.check_resume(resume, mini_batch.Resumable, params, rule, stop)
     return (mini_batch.traced if inside else mini_batch.on_host)(plan, asked, rule, params, data, key, model_state, stop, validation, resume)
 
 
@@ -128,8 +132,9 @@ def _key(key, stochastic: bool, shuffled: bool):
 def _full_batch(inside, rule, data, steps, stop, history, record_every, progress, *, objective, params, key, model_state, resume) -> Result:
     """The whole data set at every step: the same loop as ``minimize``."""
     check.check_options(history, record_every or 1, steps)
-    check.check_resume(resume, full_batch.Resumable)
     rule = default_full_batch_rule() if rule is None else as_rule(rule)
+    stop = check.stopping_rule(None, stop, params)
+    check.check_resume(resume, full_batch.Resumable, params, rule, stop)
     run = dict(
         objective=objective,
         rule=rule,
@@ -137,7 +142,7 @@ def _full_batch(inside, rule, data, steps, stop, history, record_every, progress
         batch=data,
         key=key,
         model_state=model_state,
-        stop=check.stopping_rule(None, stop, params),
+        stop=stop,
         max_steps=int(steps),
         names=tuple(history),
         record_every=int(record_every or 1),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gdjax.loop import full_batch, host, traced
-from gdjax.loop.options import check_callable, check_no_host, check_options, check_resume, stopping_rule
-from gdjax.objective import Objective, check_params
+from gdjax.loop.options import check_arrays, check_callable, check_no_host, check_options, check_resume, stopping_rule
+from gdjax.objective import FiniteSum, Objective, check_params
 from gdjax.result import Result
 from gdjax.rule import Rule, as_rule
 from gdjax.stop import Stop
@@ -69,25 +69,29 @@ def minimize(
         >>> print(result.status.name, f"{result.params:.3f}", result.history["value"][:2])
         CONVERGED 2.000 [9.   5.76]
     """
-    objective = Objective(check_callable(fun, "fun"), has_aux=has_aux, splat=True)
+    objective = Objective(check_callable(fun, "fun"), has_aux=has_aux, splat=not isinstance(fun, FiniteSum), chunk_size="auto")
     rule = default_rule() if rule is None else as_rule(rule)
     check_options(history, record_every, max_steps, differentiate)
-    check_resume(resume, full_batch.Resumable)
     params = check_params(params)
     if not isinstance(args, tuple):
         raise TypeError(f"args is {type(args).__name__}; wanted a tuple of the further arguments of fun: type args=(X, y), or args=(X,) for one.")
+    if not objective.splat and len(args) != 1:
+        raise ValueError(f"args has {len(args)} entries and fun is a finite_sum, which takes one, its data: type args=((X, y),).")
+    check_arrays("args", args)
+    stop = stopping_rule(tol, stop, params)
+    check_resume(resume, full_batch.Resumable, params, rule, stop)
     run = dict(
         objective=objective,
         rule=rule,
         params=params,
-        batch=args,
-        stop=stopping_rule(tol, stop, params),
+        batch=args if objective.splat else args[0],
+        stop=stop,
         max_steps=int(max_steps),
         names=tuple(history),
         record_every=int(record_every),
         resume=resume,
     )
-    if host.under_trace(fun, params, rule, args, run["stop"]):
-        check_no_host(run["stop"], progress, "minimize")
+    if host.under_trace(fun, params, rule, args, stop):
+        check_no_host(stop, progress, "minimize")
         return traced.run(**run, differentiate=differentiate)
     return full_batch.on_host(**run, progress=progress)

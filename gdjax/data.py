@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -51,11 +52,13 @@ def check_key(key: Any, reason: str) -> Key:
     if key is None:
         raise ValueError(f"key is None, but {reason}; wanted a seed or a key: type key=0 or key=jax.random.key(0).")
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
-        return jax.random.key(int(key))
+        with jax.ensure_compile_time_eval():  # inside jit a seed is as concrete as outside, and so is the order of the data
+            return jax.random.key(int(key))
     if hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
         return key
     if hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.ndim == 1:
-        return jax.random.wrap_key_data(key)
+        with jax.ensure_compile_time_eval() if not isinstance(key, jax.core.Tracer) else contextlib.nullcontext():
+            return jax.random.wrap_key_data(key)
     raise TypeError(f"key is {_short(key)}; wanted one seed or key: type key=0 or key=jax.random.key(0).")
 
 
@@ -88,7 +91,8 @@ def device_rows(key, count: int, batch_size: int, order, epoch) -> jax.Array:
 
 def key_words(key) -> np.ndarray:
     """The 32-bit words of a concrete typed key."""
-    return np.asarray(jax.random.key_data(key)).astype(np.uint32).ravel()
+    with jax.ensure_compile_time_eval():
+        return np.asarray(jax.random.key_data(key)).astype(np.uint32).ravel()
 
 
 def take(data: Data, rows) -> Any:

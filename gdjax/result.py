@@ -28,6 +28,12 @@ class Status(enum.IntEnum):
         member.sentence, member.advice = sentence, advice
         return member
 
+    def __str__(self):
+        return self.name
+
+    def __format__(self, spec):
+        return format(self.name, spec)
+
     CONVERGED = (
         1,
         "The convergence criterion holds at the returned params.",

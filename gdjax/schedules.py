@@ -30,9 +30,6 @@ class Schedule(Call):
         (sgd(learning_rate=cosine(init_value=0.1, steps=100)), [0.1])
     """
 
-    def __init__(self, factory, treedef, static, leaves):
-        self._bind(factory, treedef, static, leaves)
-
     def build(self):
         """The function for these arguments."""
         made = super().build()

@@ -43,9 +43,6 @@ class Functions(NamedTuple):
 class Stop(Call):
     """A stopping rule; ``a | b`` stops as soon as either does. Its numbers are leaves: another tolerance does not recompile."""
 
-    def __init__(self, factory, treedef, static, leaves):
-        self._bind(factory, treedef, static, leaves)
-
     def members(self) -> list[Stop]:
         """The rules joined here, in order."""
         return [m for part in self.args_and_kwargs()[0] for m in part.members()] if self.factory.function is _either else [self]

@@ -29,7 +29,7 @@ class LossFn(Protocol):
     loss was declared ``stochastic``.
     """
 
-    def __call__(self, params: Params, *args: Any) -> Any: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 class InitFn(Protocol):

@@ -117,7 +117,7 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
     evaluation, count = stepping.evaluate(objective, rule, state, batch, reuse=True)
     value, grad_norm = evaluation.value.astype(dtype), tree.norm(evaluation.grads).astype(dtype)
     seen = look(progress.seen, state.step, value, grad_norm)
-    update_norm = jnp.full_like(value, jnp.nan) if progress.square == () else jnp.sqrt(progress.square)
+    update_norm = jnp.full_like(value, jnp.nan) if isinstance(progress.square, tuple) else jnp.sqrt(progress.square)
     code, reason, stop_state = judge(seen, state.step, max_steps, value, grad_norm, update_norm, state.params, stop, progress.stop_state)
     goes_on = code == RUNNING
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
@@ -128,8 +128,8 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
             state=new._replace(evaluations=state.evaluations + count + more),
             seen=seen._replace(previous_value=value, previous_grad_norm=grad_norm),
             stop_state=stop_state,
-            square=progress.square if progress.square == () else tree.vdot(updates, updates).astype(dtype),
-            learning_rate=() if progress.learning_rate == () else stepping.learning_rate(rule, state.rule_state, new.rule_state),
+            square=progress.square if isinstance(progress.square, tuple) else tree.vdot(updates, updates).astype(dtype),
+            learning_rate=() if isinstance(progress.learning_rate, tuple) else stepping.learning_rate(rule, state.rule_state, new.rule_state),
         )
 
     moved = lax.cond(goes_on, move, lambda _: progress, evaluation)

@@ -59,7 +59,7 @@ class Summary(NamedTuple):
     reason: Any
     step: Any
     epochs: Any
-    value: Any  # mean loss of the current or last epoch
+    value: Any  # mean loss of the last epoch, or of the first as far as it has come
     sound: Any  # bool: all params are finite
     rows: Any  # of history written
     unfinished: Any  # bool: steps have been made since the last record
@@ -83,7 +83,8 @@ def _segment(plan: Plan, rule, progress, data, rows, stop, numbers, validation, 
     done = run.progress
     unfinished = (done.record.count > 0) & (run.code != Status.NONFINITE) & (run.code != Status.DIVERGED)
     sound, tail = tree.all_finite(done.state.params), stochastic.row_of(plan, done)
-    return run, Summary(run.code, run.reason, done.state.step, done.epochs, _value(done), sound, run.rows, unfinished, tail)
+    value = jnp.where(jnp.isnan(done.value), _value(done), done.value)
+    return run, Summary(run.code, run.reason, done.state.step, done.epochs, value, sound, run.rows, unfinished, tail)
 
 
 class Block(NamedTuple):

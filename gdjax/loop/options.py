@@ -13,6 +13,7 @@ from gdjax.loop.deterministic import HISTORY
 from gdjax.result import Result
 
 DIFFERENTIATE = ("implicit", "unroll")
+MOST = np.iinfo(np.int32).max // 2  # steps are counted in int32
 
 
 def check_callable(fun, name):
@@ -26,6 +27,14 @@ def check_callable(fun, name):
     return fun
 
 
+def check_arrays(argument, given) -> None:
+    """An error for a leaf that is no array, named with its place."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(given):
+        if not sources.is_array(leaf):
+            where = f"{argument}{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{where} is {leaf!r} ({type(leaf).__name__}); wanted arrays: keep all else in the function, by functools.partial or a closure.")
+
+
 def check_options(history, record_every, max_steps, differentiate="implicit") -> None:
     """Errors for options of a full-batch run that name nothing."""
     check_history(history, HISTORY)
@@ -37,15 +46,16 @@ def check_options(history, record_every, max_steps, differentiate="implicit") ->
 
 def check_history(history, known) -> None:
     """An error for a name that is not recorded."""
-    if isinstance(history, str) or any(name not in known for name in history):
-        wrong = history if isinstance(history, str) else next(name for name in history if name not in known)
-        raise ValueError(f'history names {wrong!r}; wanted a tuple of {", ".join(known)}: type history=("value", "grad_norm").')
+    wrong = [name for name in history if name not in known] if isinstance(history, (tuple, list)) else [history]
+    if wrong:
+        raise ValueError(f'history names {wrong[0]!r}; wanted a tuple of {", ".join(known)}: type history=("value", "grad_norm").')
 
 
 def check_count(name, value, low) -> None:
     """An error for anything but an integer from ``low`` on."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-        raise ValueError(f"{name} is {value!r}; wanted an integer >= {low}: type {name}={max(low, 100)}.")
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= MOST:
+        limit = f" and <= {MOST}" if isinstance(value, (int, np.integer)) and value > MOST else ""
+        raise ValueError(f"{name} is {value!r}; wanted an integer >= {low}{limit}: type {name}={max(low, 100)}.")
 
 
 def check_length(stream, batch_size, count, epochs, steps) -> None:
@@ -62,22 +72,37 @@ def check_length(stream, batch_size, count, epochs, steps) -> None:
     check_count("epochs" if steps is None else "steps", epochs if steps is None else steps, 0)
 
 
-def check_services(keep, patience, shuffle, callbacks, checkpoint, stop, validation) -> None:
+def check_services(keep, patience, shuffle, callbacks, checkpoint, stop, record_every) -> None:
     """Errors for options of a fit that name nothing."""
     if keep not in ("last", "best"):
         raise ValueError(f'keep is {keep!r}; wanted "last" or "best": type keep="best".')
     if shuffle is True or shuffle not in sources.ORDERS:
         raise ValueError(f'shuffle is {shuffle!r}; wanted "epoch", "replacement" or False: type shuffle="epoch".')
-    if patience is not None:
-        check_count("patience", patience, 1)
-    if callable(callbacks) or any(not callable(callback) for callback in callbacks):
+    for name, value in {"patience": patience, "record_every": record_every}.items():
+        if value is not None:
+            check_count(name, value, 1)
+    if not isinstance(callbacks, (tuple, list)) or any(not callable(callback) for callback in callbacks):
         raise TypeError(f"callbacks is {callbacks!r}; wanted a tuple of functions of a report: type callbacks=(callback,).")
     if checkpoint is not None and not callable(checkpoint):
         raise TypeError(f"checkpoint is {checkpoint!r}; wanted a function of the state: type checkpoint=lambda state: save(state).")
     if stop is not None and not isinstance(stop, stopping.Stop):
         raise TypeError(f"stop is {stop!r}; wanted a stopping rule: type stop=gdjax.stop.target(0.1).")
-    if validation is not None:
-        sources.check_data(validation, "validation")
+
+
+def check_validation(validation, data) -> None:
+    """An error for validation data that the loss would read otherwise than the data. ``data`` is None for streams, whose batches are not known yet."""
+    if validation is None:
+        return
+    sources.check_data(validation, "validation")
+    if data is None:
+        return
+    if jax.tree.structure(validation) != jax.tree.structure(data):
+        got, wanted = jax.tree.structure(validation), jax.tree.structure(data)
+        raise ValueError(f"validation has the structure {got}; wanted that of data, {wanted}: type validation=(X_validation, y_validation), for example.")
+    for (path, mine), theirs in zip(jax.tree_util.tree_leaves_with_path(validation), jax.tree.leaves(data), strict=True):
+        if mine.shape[1:] != theirs.shape[1:]:
+            where = f"validation{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{where} has rows of shape {mine.shape[1:]}; wanted {theirs.shape[1:]}, as in data: check how the two were split.")
 
 
 def check_stop_kind(stop, whole: bool) -> None:
@@ -98,27 +123,50 @@ def check_pure(stop, stream, callbacks, checkpoint, progress) -> None:
     check_no_host(stop, progress, "fit")
 
 
-def check_resume(resume, kind) -> Any:
-    """The state of an earlier run of the same kind, or None."""
+def check_resume(resume, kind, params, rule, stop) -> Any:
+    """The state of an earlier run of the same kind, for params, a rule and a stopping rule of the same form, or None."""
     if resume is not None and not isinstance(resume, kind):
         hint = "the result itself was given: type resume=result.state" if isinstance(resume, Result) else "type resume=result.state"
         raise TypeError(f"resume is a {type(resume).__module__}.{type(resume).__name__}; wanted the state of an earlier run of the same kind: {hint}.")
+    if resume is None:
+        return None
+    before = resume.progress
+    _check_same("params", before.state.params, params)
+    _check_same("the state of the rule", before.state.rule_state, jax.eval_shape(lambda p: rule.init(p), params))
+    _check_same("the state of the stopping rule", before.stop_state, () if stop is None else jax.eval_shape(stop.build().init))
     return resume
+
+
+def _check_same(what, before, now) -> None:
+    had, wanted = (jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", t) for t in (before, now))
+    if jax.tree.structure(had) != jax.tree.structure(wanted) or jax.tree.leaves(had) != jax.tree.leaves(wanted):
+        raise ValueError(
+            f"resume is the state of another run: in it {what} has the form {had}, here {wanted}; "
+            "wanted the same params, rule and stop as in the run that is resumed, or leave resume out."
+        )
 
 
 def stopping_rule(tol, stop, params) -> stopping.Stop:
     """The stopping rule that tol and stop stand for."""
     if stop is not None and not isinstance(stop, stopping.Stop):
         raise TypeError(f"stop is {stop!r}; wanted a stopping rule: type stop=gdjax.stop.grad_norm(1e-6).")
+    if stop is not None:
+        check_scalars("stop", stop)
     if tol is None:
         return default_stop(params) if stop is None else stop
-    if callable(tol) or isinstance(tol, (str, bool)):
-        raise TypeError(f"tol is {tol!r}; wanted a number >= 0: type tol=1e-6.")
     try:
         by_norm = stopping.grad_norm(tol)
-    except ValueError:
-        raise ValueError(f"tol is {tol}; wanted a number >= 0: type tol=1e-6.") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"tol is {tol!r}; wanted a number >= 0: type tol=1e-6.") from None
+    check_scalars("tol", by_norm)
     return by_norm if stop is None else by_norm | stop
+
+
+def check_scalars(argument, stop) -> None:
+    """An error for a stopping rule of several numbers where one run is made."""
+    shapes = [jnp.shape(x) for x in stop.leaves if jnp.ndim(x)]
+    if shapes:
+        raise ValueError(f"{argument} has numbers of shape {shapes[0]}; wanted scalars, shape (): map over them with jax.vmap, or take one.")
 
 
 def default_stop(params) -> stopping.Stop:

@@ -171,8 +171,22 @@ def advance(objective, rule, state: State, seen: Evaluation, batch: Batch, weigh
     updates, rule_state = rule.update(seen.grads, state.rule_state, state.params, **offered)
     more = _own_evaluations(state.rule_state, rule_state, calls[0])
     rule_state = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), rule_state, state.rule_state)
+    _check_updates(rule, updates, state.params)
     params = tree.add(state.params, updates)
     return State(params, rule_state, seen.model_state, state.key, state.step + 1, state.evaluations), updates, more
+
+
+def _check_updates(rule, updates, params) -> None:
+    """An error, at trace time, for updates that are not like the params."""
+
+    def shapes(t):
+        return jax.tree.structure(t), [jnp.shape(x) for x in jax.tree.leaves(t)]
+
+    if shapes(updates) != shapes(params):
+        raise ValueError(
+            f"{rule!r} made updates of shapes {shapes(updates)[1]} for params of shapes {shapes(params)[1]}; wanted updates like the params. If its numbers are "
+            "arrays, as in a sweep, map over it: jax.vmap(lambda rule: gdjax.minimize(loss, params, rule))(rule)."
+        )
 
 
 def _named(value_fn):
