@@ -83,12 +83,13 @@ def fit(
     params = check_params(params)
     count = None if stream else sources.check_data(data)
     check.check_length(stream, batch_size, count, epochs, steps)
+    batch_size, epochs, steps = (None if n is None else int(n) for n in (batch_size, epochs, steps))  # NumPy integers too
     check.check_services(keep, patience, shuffle, callbacks, checkpoint, stop, record_every)
     check.check_validation(validation, None if stream else data)
     check.check_arrays("model_state", model_state)
     whole = batch_size is None and not stream
     key = _key(key, stochastic, bool(shuffle) and not whole and not stream)
-    inside = host.under_trace(loss_fn, params, rule, data, key, model_state, stop, validation)
+    inside = host.under_trace(loss_fn, params, rule, None if stream else data, key, model_state, stop, validation, resume)
     if inside:
         check.check_pure(stop, stream, callbacks, checkpoint, progress)
     common = dict(objective=objective, params=params, key=key, model_state=model_state, resume=resume)
@@ -99,11 +100,12 @@ def fit(
     total = steps if steps is not None or epochs is None or per_epoch is None else epochs * per_epoch
     if total is not None:
         check.check_count("steps" if steps is not None else "epochs × steps per epoch", total, 0)
+    stop = check.stopping_rule(None, stop, params) if whole else stop
     asked = mini_batch.Options(total, epochs, per_epoch, shuffle, record_every or 0, patience or 0, tuple(callbacks), checkpoint, progress)
     check.check_stop_kind(stop, whole)
     default = default_full_batch_rule if whole else lambda: default_rule(total)
     rule = default() if rule is None else as_rule(rule)
-    check.check_resume(resume, mini_batch.Resumable, params, rule, stop)
+    check.check_resume(resume, mini_batch.Resumable, params, rule, stop, params if plan.keep_best else ())
     return (mini_batch.traced if inside else mini_batch.on_host)(plan, asked, rule, params, data, key, model_state, stop, validation, resume)
 
 

@@ -91,7 +91,7 @@ def minimize(
         record_every=int(record_every),
         resume=resume,
     )
-    if host.under_trace(fun, params, rule, args, stop):
+    if host.under_trace(fun, params, rule, args, stop, resume):
         check_no_host(stop, progress, "minimize")
         return traced.run(**run, differentiate=differentiate)
     return full_batch.on_host(**run, progress=progress)

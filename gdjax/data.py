@@ -16,11 +16,16 @@ from gdjax.typing import Data, Key
 ORDERS = ("epoch", "replacement", False)
 
 
+def is_array(leaf: Any) -> bool:
+    """Whether JAX takes this as an array: numbers, arrays and keys, but not arrays of strings or objects."""
+    return isinstance(leaf, (int, float, complex)) or (hasattr(leaf, "dtype") and getattr(leaf.dtype, "kind", "f") not in "OSU")
+
+
 def is_stream(data: Data) -> bool:
     """True for a re-iterable stream of batches: something to iterate over that is not a pytree of arrays."""
     if isinstance(data, Iterator):  # JAX warns when it meets one in a tree
         return True
-    return jax.tree.structure(data) == jax.tree.structure(0) and not hasattr(data, "shape") and hasattr(data, "__iter__")
+    return jax.tree.structure(data) == jax.tree.structure(0) and not isinstance(data, (str, bytes)) and not hasattr(data, "shape") and hasattr(data, "__iter__")
 
 
 def check_data(data: Data, argument: str = "data") -> int:
@@ -32,6 +37,9 @@ def check_data(data: Data, argument: str = "data") -> int:
         if not hasattr(leaf, "shape") or len(leaf.shape) == 0:
             where = f"{argument}{jax.tree_util.keystr(path)}"
             raise TypeError(f"{where} is {_short(leaf)}; wanted an array whose leading axis counts the examples: pass np.asarray(rows), shape (n, ...).")
+        if not is_array(leaf):
+            where = f"{argument}{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{where} has dtype {leaf.dtype}; wanted numbers: convert it, rows.astype(np.float32), or encode labels as integers.")
     lengths = {f"{argument}{jax.tree_util.keystr(path)}": leaf.shape[0] for path, leaf in leaves}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
@@ -51,12 +59,14 @@ def check_key(key: Any, reason: str) -> Key:
     """A typed key from an int seed, a legacy key or a typed key; otherwise an error. There is no hidden seed."""
     if key is None:
         raise ValueError(f"key is None, but {reason}; wanted a seed or a key: type key=0 or key=jax.random.key(0).")
+    if isinstance(key, (int, np.integer)) and not isinstance(key, bool) and not -(2**63) <= key < 2**63:
+        raise ValueError(f"key is {key}; wanted a seed of 64 bits at most: type key=0.")
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
         with jax.ensure_compile_time_eval():  # inside jit a seed is as concrete as outside, and so is the order of the data
             return jax.random.key(int(key))
     if hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
         return key
-    if hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.ndim == 1:
+    if hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape == jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape:
         with jax.ensure_compile_time_eval() if not isinstance(key, jax.core.Tracer) else contextlib.nullcontext():
             return jax.random.wrap_key_data(key)
     raise TypeError(f"key is {_short(key)}; wanted one seed or key: type key=0 or key=jax.random.key(0).")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gdjax import tree
+from gdjax.data import is_array
 from gdjax.typing import Batch, Params
 
 BLOCK_BYTES = 512 * 1024  # rows of a block fit a core's second-level cache with room for what the loss makes of them
@@ -126,9 +127,9 @@ class Objective:
             raise TypeError(f"loss_fn returned {_describe(out)}; wanted {wanted}, since {'model_state' if self.stateful else 'has_aux=True'} was given.")
         value, rest = out
         if not self.stateful:
-            return value, model_state, rest
+            return value, model_state, _check_aux(rest)
         new, aux = rest if _is_state_and_aux(rest, model_state) else (rest, None)
-        return value, _check_model_state(model_state, new), aux
+        return value, _check_model_state(model_state, new), _check_aux(aux)
 
     def _whole(self, params, batch, model_state, key):
         call = lambda p: self._call(p, batch, model_state, key)  # noqa: E731
@@ -249,6 +250,14 @@ def _check_examples(losses, rows: int):
     return losses
 
 
+def _check_aux(aux):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(aux):
+        if not is_array(leaf):
+            where = f"aux{jax.tree_util.keystr(path)}"
+            raise TypeError(f"loss_fn returned (loss, aux) where {where} is {leaf!r} ({type(leaf).__name__}); wanted arrays: leave all else out of aux.")
+    return aux
+
+
 def _is_state_and_aux(rest, model_state) -> bool:
     structure = jax.tree.structure(model_state)
     return jax.tree.structure(rest) != structure and isinstance(rest, tuple) and len(rest) == 2 and jax.tree.structure(rest[0]) == structure
@@ -269,17 +278,19 @@ def _check_model_state(old, new):
 def check_params(params: Params, argument: str = "params") -> Params:
     """The params as arrays, if they are a non-empty pytree of real floating arrays; otherwise an error that names the leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not leaves:
-        raise ValueError(f"{argument} is {params!r}, a pytree without leaves; wanted at least one floating array: pass jnp.zeros(3), for example.")
+    if all(is_array(leaf) and jnp.size(leaf) == 0 for _, leaf in leaves):
+        raise ValueError(f"{argument} is {params!r}, a pytree without numbers; wanted at least one floating array: pass jnp.zeros(3), for example.")
     for path, leaf in leaves:
         where = f"{argument}{jax.tree_util.keystr(path)}"
-        if not isinstance(leaf, (int, float, complex)) and not hasattr(leaf, "dtype"):
+        if not is_array(leaf):
             raise TypeError(
                 f"{where} is {leaf!r} ({type(leaf).__name__}); wanted a floating array. Keep what is not an array out of params: "
                 "params, static = equinox.partition(model, equinox.is_inexact_array), and equinox.combine(params, static) inside the loss."
             )
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
+            if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+                raise TypeError(f"{where} is a key ({dtype}); wanted a real floating array: pass keys as data, or as key= with stochastic=True.")
             kind = "a complex" if jnp.issubdtype(dtype, jnp.complexfloating) else "a boolean" if dtype == jnp.bool_ else "an integer"
             hint = "split it into real and imaginary parts" if kind == "a complex" else "write 5.0 instead of 5, or convert it: jnp.asarray(x, jnp.float32)"
             raise TypeError(f"{where} is {kind} array ({dtype}); wanted a real floating array, since gradients are taken of it: {hint}.")

@@ -59,7 +59,7 @@ def stop(factory) -> Factory:
 
 
 def _positive(factory, name, value, example):
-    check_number(factory, name, value, low=0, wanted=f"a number >= 0: type gdjax.stop.{example}")
+    check_number(factory, name, value, low=0, required=True, wanted=f"a number >= 0: type gdjax.stop.{example}")
 
 
 def _positive_count(factory, name, value):
@@ -165,7 +165,7 @@ def param_change(atol=0.0, rtol=0.0, patience: int = 5):
 @stop
 def target(value):
     """STOPPED when the loss is at or below ``value``."""
-    check_number("stop.target", "value", value, wanted="a number: type gdjax.stop.target(0.1)")
+    check_number("stop.target", "value", value, required=True, wanted="a number: type gdjax.stop.target(0.1)")
 
     def check(seen, state):
         return jnp.where(seen.value <= value, Status.STOPPED, RUNNING).astype(jnp.int32), state
@@ -198,5 +198,5 @@ def plateau(patience: int, atol=0.0, rtol=0.0):
 @stop
 def time_limit(seconds):
     """STOPPED when the run has taken ``seconds`` of wall-clock time, compilation included. The host watches it: not inside jit, vmap or grad."""
-    check_number("stop.time_limit", "seconds", seconds, low=0, wanted="a number of seconds >= 0: type gdjax.stop.time_limit(60)")
+    check_number("stop.time_limit", "seconds", seconds, low=0, required=True, wanted="a number of seconds >= 0: type gdjax.stop.time_limit(60)")
     return Functions(_stateless, lambda seen, state: (jnp.int32(RUNNING), state), seconds=seconds)

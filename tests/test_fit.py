@@ -1,5 +1,6 @@
 """fit against NumPy loops over the same rows, loops by hand and itself: N + M steps, streams, jit, vmap, grad; validation, patience, the best; counts."""
 
+import dataclasses
 import functools
 import pickle
 
@@ -234,8 +235,11 @@ def test_the_steps_add_up(name):
     run = functools.partial(fit, **options)
     whole = run(steps=total)
     assert int(whole.steps) == total
-    for cuts in ((0,), (1,), (per_epoch,), (total - 1,), (total,), (0, per_epoch + 1, per_epoch + 1, total - 1)):
+    for cuts in ((0,), (1,), (per_epoch,), (total - 1,), (0, per_epoch + 1, per_epoch + 1, total - 1)):
         assert_same(in_parts(run, cuts, total), whole)
+    nothing = in_parts(run, (total,), total)
+    # The aux of the last batch is no part of a state, and a run without a step has none.
+    assert_same(dataclasses.replace(nothing, aux=whole.aux), whole)
 
 
 @pytest.mark.parametrize("passing", [jax.device_get, lambda state: pickle.loads(pickle.dumps(state))], ids=["device_get", "pickle"])

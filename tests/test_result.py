@@ -17,7 +17,6 @@ def bowl(w):
     return jnp.sum(jnp.asarray([1.0, 4.0]) * (w - CENTRE) ** 2)
 
 
-
 def run(rate, **options):
     return gdjax.minimize(bowl, jnp.zeros(2), gdjax.gd(rate), **dict(max_steps=200) | options)
 

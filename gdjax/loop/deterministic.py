@@ -85,10 +85,10 @@ def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every,
     def span(run):
         # The inner loop records into a block of its own: a long buffer carried through a small loop costs more than its arithmetic.
         history, rows, block = run.history, run.rows, jnp.full((every, len(names)), jnp.nan, run.history.dtype)
-        ends = jnp.minimum((lax.div(run.progress.state.step, every) + 1) * every, until)
+        ends = jnp.minimum((lax.div(run.progress.state.step, jnp.int32(every)) + 1) * every, until)
         inner = bounded_while(lambda run: goes_on(run, ends), body, run._replace(history=block, rows=jnp.int32(0)), None if trips is None else every)
         run = inner._replace(history=lax.dynamic_update_slice_in_dim(history, inner.history, rows, 0), rows=rows + inner.rows)
-        due = (run.code == RUNNING) & (lax.rem(run.progress.state.step, every) == 0)
+        due = (run.code == RUNNING) & (lax.rem(run.progress.state.step, jnp.int32(every)) == 0)
         return lax.cond(due, functools.partial(_inspect, rule), lambda run: run, run)
 
     return bounded_while(goes_on, span, run, None if trips is None else -(-trips // every))
@@ -129,11 +129,11 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
             seen=seen._replace(previous_value=value, previous_grad_norm=grad_norm),
             stop_state=stop_state,
             square=progress.square if isinstance(progress.square, tuple) else tree.vdot(updates, updates).astype(dtype),
-            learning_rate=() if isinstance(progress.learning_rate, tuple) else stepping.learning_rate(rule, state.rule_state, new.rule_state),
+            learning_rate=() if isinstance(progress.learning_rate, tuple) else jnp.asarray(stepping.learning_rate(rule, state.rule_state, new.rule_state)),
         )
 
     moved = lax.cond(goes_on, move, lambda _: progress, evaluation)
-    record = (goes_on & (lax.rem(state.step, record_every) == 0)) | (~goes_on & finite)
+    record = (goes_on & (lax.rem(state.step, jnp.asarray(record_every, jnp.int32)) == 0)) | (~goes_on & finite)
     columns = dict(value=value, grad_norm=grad_norm, update_norm=update_norm, learning_rate=progress.learning_rate, evaluations=state.evaluations)
     row = _row(names, dtype, columns)
     return Run(

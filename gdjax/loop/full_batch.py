@@ -13,7 +13,7 @@ from jax.core import Tracer
 from gdjax import tree
 from gdjax.loop import deterministic, host, step as stepping
 from gdjax.loop.deterministic import Progress, Resumable, Run
-from gdjax.result import RUNNING, Diagnosis, Result
+from gdjax.result import RUNNING, Diagnosis, Result, Status
 
 MOST_RECORDS = 1 << 18
 
@@ -59,7 +59,10 @@ def on_host(*, objective, rule, params, batch, stop, max_steps, names, record_ev
             asked = RUNNING if code != RUNNING else watch.asked() or (hook(run) if hook else RUNNING)
             if code == RUNNING and asked != RUNNING:
                 # The host stops here: one more evaluation, so that value and gradient norm belong to the params that are returned.
-                run = segment(run.progress, step + 1, step)._replace(code=jnp.int32(asked), reason=jnp.int32(-1))
+                run = segment(run.progress, step + 1, step)
+                limited = next((i for i, m in enumerate(stop.members()) if m.build().seconds is not None), -1)
+                if int(run.code) != Status.NONFINITE:
+                    run = run._replace(code=jnp.int32(asked), reason=jnp.int32(limited if asked == Status.STOPPED else -1))
                 history.add(run, step)
             if code != RUNNING or asked != RUNNING:
                 return finish(run, objective, rule, batch, history.arrays(), tuple(m.factory.__name__ for m in stop.members()))
@@ -122,7 +125,8 @@ def pick(condition, a, b):
 def finish(run: Run, objective, rule, batch, history: dict[str, Any], reasons: tuple[str, ...]) -> Result:
     """The result of a run that has ended, on the host or in a trace."""
     state, seen = run.progress.state, run.progress.seen
-    params, value, grad_norm, evaluations = *(run.previous or (state.params, run.value, run.grad_norm)), run.evaluations
+    last, value, grad_norm = run.previous or (state.params, run.value, run.grad_norm)
+    params, evaluations = last, run.evaluations
     if rule.eval_params is not None:
         # The rule reports another point than the one where it takes gradients: value and gradient norm must be those of the point reported.
         params = rule.eval_params(state.rule_state, params)
@@ -143,7 +147,7 @@ def finish(run: Run, objective, rule, batch, history: dict[str, Any], reasons: t
         steps=state.step - run.broke,
         evaluations=evaluations,
         history=history,
-        state=Resumable(run.progress, history),
+        state=Resumable(run.progress._replace(state=state._replace(params=last, step=state.step - run.broke)), history),
         aux=run.aux,
         rule=rule,
         diagnosis=diagnosis,

@@ -148,7 +148,7 @@ def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, 
     guarded = plan._replace(guard=large and plan.source == "stream")
     driver = _Driver(guarded, options, rule, data, stop, validation, resume, progress, again if large else None)
     limits = [float(limit) for m in (stop.members() if stop else ()) if (limit := m.build().seconds) is not None]
-    work = 10 * tree.size(params) + 20 * plan.batch_size * sum(np.prod(x.shape[1:]) for x in jax.tree.leaves(data) if hasattr(x, "shape"))
+    work = 10 * tree.size(params) + 20 * plan.batch_size * sum(np.prod(x.shape[1:]) for x in ([] if plan.source == "stream" else jax.tree.leaves(data)))
     with host.Watch(driver.last if driver.last < UNKNOWN else None, work, options.progress, min(limits, default=None), driver.step) as watch:
         while driver.code == RUNNING:
             driver.segment(watch)
@@ -168,8 +168,9 @@ class _Driver:
         self.parts = [] if resume is None else [_earlier(resume, plan.names, self.step)]
         records = max(self.last - self.step, 1) // (options.record_every or options.per_epoch or 1) + 2
         self.capacity = capacity_for(records)
-        if self.last <= self.step:
+        if self.last <= self.step or (options.epochs is not None and self.epochs >= options.epochs):
             self.code = int(Status.MAX_STEPS)
+            self.tail = np.asarray(stochastic.row_of(plan, progress)) if float(progress.record.count) > 0 else None
 
     def segment(self, watch) -> None:
         """One compiled segment and what follows from it."""
@@ -216,14 +217,16 @@ class _Driver:
 
     def _between(self, watch, ended: bool) -> None:
         """Callbacks and checkpoints at the end of an epoch, and what the host asks for."""
-        asked = watch.asked() if self.code == RUNNING else RUNNING
+        told = False
         if ended and self.options.checkpoint is not None:
             self.options.checkpoint(_copy(Resumable(self.progress, self._history())))
         if ended and self.options.callbacks:
             p = self.progress
-            report = Report(self.step, self.epochs, float(p.value), float(p.validation), tree.copy(p.state.params))
-            if any([callback(report) is True for callback in self.options.callbacks]) and self.code == RUNNING:
-                asked, self.reason = int(Status.STOPPED), len(self._reasons()) - 2
+            report = Report(self.step, self.epochs, float(p.value), float(p.validation), tree.copy(stochastic.reported(self.rule, p.state)))
+            told = any([_says_stop(callback(report)) for callback in self.options.callbacks])
+        asked = watch.asked() if self.code == RUNNING else RUNNING
+        if told and self.code == RUNNING:
+            asked, self.reason = int(Status.STOPPED), len(self._reasons()) - 2
         if asked == Status.STOPPED and self.reason < 0:
             self.reason = len(self._reasons()) - 1
         if self.code == RUNNING and asked == RUNNING and self.options.steps is None and self.epochs >= (self.options.epochs or UNKNOWN):
@@ -267,25 +270,27 @@ def _earlier(resume, names, step):
     return before["step"][keep], np.stack([before[name][keep] for name in names] or [np.zeros((keep.sum(), 0))], 1)
 
 
+def _says_stop(answer) -> bool:
+    return (getattr(answer, "dtype", None) == bool and bool(answer)) or answer is True
+
+
 def _value(progress: Progress):
     """The mean over the current epoch as far as it has come, else over the last finished one."""
     count = progress.epoch.count
-    return jnp.where(count > 0, progress.epoch.total / jnp.maximum(count, 1), progress.value)
+    return jnp.where(count > 0, progress.epoch.total / jnp.where(count > 0, count, 1), progress.value)
 
 
 @jax.jit
 def _judged(progress: Progress):
     # Ended above its start, by a lot and for good: the loss was rising when the steps ran out.
     value, start = _value(progress), progress.initial_value
-    return value, (value - start > 10 * jnp.abs(start)) & (value >= progress.value)
+    return value, (value - start > 10 * jnp.maximum(jnp.abs(start), jnp.abs(progress.best.metric))) & (value >= progress.value)
 
 
 def finish(plan: Plan, progress: Progress, code, reason, aux, rule, data, history, state, reasons) -> Result:
     """The result of a run that has ended, on the host or in a trace."""
-    (value, worse), params = _judged(progress), progress.state.params
+    (value, worse), params = _judged(progress), stochastic.reported(rule, progress.state)
     code = jnp.where((code == Status.MAX_STEPS) & worse, Status.DIVERGED, code).astype(jnp.int32)
-    if rule.eval_params is not None:
-        params = rule.eval_params(progress.state.rule_state, params)
     if plan.keep_best:
         known = progress.best.epoch > 0
         params, value = tree.where(known, progress.best.params, params), jnp.where(known, progress.best.value, value)
@@ -332,7 +337,7 @@ def _whole(plan: Plan, options: Options, rule, params, data, rows, key, model_st
 def traced(plan: Plan, options: Options, rule, params, data, key, model_state, stop, validation, resume) -> Result:
     """A run as one pure program: differentiable, mappable, of fixed length."""
     steps, per_epoch, every = options.steps, options.per_epoch, options.record_every
-    ends = sorted({*range(per_epoch, steps + 1, per_epoch), *(range(every, steps + 1, every) if every else ()), steps})
+    ends = sorted({min(1, steps), *range(per_epoch, steps + 1, per_epoch), *(range(every, steps + 1, every) if every else ()), steps})
     longest = max(b - a for a, b in zip([0, *ends], ends, strict=False)) if steps else 1
     plan = plan._replace(guard=True, trips=(max(len(ends), 1), longest))
     rows = None

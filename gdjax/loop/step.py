@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gdjax import tree
@@ -138,13 +139,20 @@ def _field(rule_state, name: str) -> Any:
         return None
 
 
+def _kept(rule_state):
+    # Only the member of a chain that moves last knows where the params went.
+    while type(rule_state) is tuple and rule_state:
+        rule_state = rule_state[-1]
+    return getattr(rule_state, "value", None), getattr(rule_state, "grad", None)
+
+
 def evaluate(objective, rule, state: State, batch: Batch, weights=None, reuse: bool = False) -> tuple[Evaluation, Any]:
     """Value and gradient at the state's params, and how many evaluations that took.
 
     With ``reuse`` (the same batch as the step before), a rule that has already evaluated the point it moved to keeps ``value`` and ``grad`` in its state.
     """
     inputs = (state.params, state.model_state, batch, step_key(objective, state), weights)
-    value, grad = (_field(state.rule_state, "value"), _field(state.rule_state, "grad")) if reuse else (None, None)
+    value, grad = _kept(state.rule_state) if reuse else (None, None)
     moving = objective.has_aux or objective.stateful or objective.stochastic
     if moving or value is None or grad is None or jax.tree.structure(grad) != jax.tree.structure(state.params):
         return value_and_grad(objective, *inputs), jnp.int32(1)
@@ -232,7 +240,8 @@ def learning_rate(rule: Rule, before: RuleState, after: RuleState):
         count = next((c for c in (_field(before, "step"), _field(before, "count")) if c is not None), None)
         given = jnp.nan if count is None else given(count)
     number: Any = jnp.nan if given is None else given
-    return jnp.asarray(jnp.nan if jnp.ndim(number) else number, jnp.float32)
+    number = np.nan if np.ndim(number) else number
+    return np.float32(number) if isinstance(number, (float, int, np.generic)) else jnp.asarray(number, jnp.float32)
 
 
 def _argument(rule: Call, name: str) -> Any:

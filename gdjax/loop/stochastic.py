@@ -22,7 +22,7 @@ class Tally(NamedTuple):
     """Sums over the steps since the last boundary, scalars of shape ()."""
 
     total: Any  # Σ value
-    count: Any  # int32
+    count: Any  # in batches; a batch of which only a share of the rows counts is that share of one
 
 
 class Best(NamedTuple):
@@ -95,7 +95,7 @@ class Numbers(NamedTuple):
 def begin(plan: Plan, rule, params, key, model_state, stop) -> Progress:
     """Before the first step."""
     nan, inf = jnp.asarray(jnp.nan, tree.dtype_of(params)), jnp.asarray(jnp.inf, tree.dtype_of(params))
-    tally, zero = Tally(jnp.zeros_like(nan), jnp.int32(0)), jnp.int32(0)
+    tally, zero = Tally(jnp.zeros_like(nan), jnp.zeros_like(nan)), jnp.int32(0)
     best = Best(inf, zero, tree.copy(params) if plan.keep_best else (), nan)
     state = stepping.start(rule, params, model_state, key)
     return Progress(state, tally, tally, zero, zero, nan, inf, nan, nan, nan, jnp.float32(jnp.nan), nan, best, zero, stop.build().init() if stop else ())
@@ -143,7 +143,7 @@ def loop(plan: Plan, rule, run: Run, data, rows, stop, numbers: Numbers, validat
     def span(run):
         boundary = _next_boundary(run.progress, numbers)
         run = _steps(plan, rule, run, data, rows, numbers, boundary)
-        return _at_boundary(plan, run, data, stop, numbers, validation)
+        return _at_boundary(plan, rule, run, stop, numbers, validation)
 
     return bounded_while(goes_on, span, run, plan.trips and plan.trips[0])
 
@@ -153,7 +153,8 @@ def _next_boundary(progress: Progress, numbers: Numbers):
     ends = progress.epoch_start + (lax.div(step - progress.epoch_start, numbers.per_epoch) + 1) * numbers.per_epoch
     every = jnp.maximum(numbers.record_every, 1)
     records = jnp.where(numbers.record_every > 0, (lax.div(step, every) + 1) * every, ends)
-    return jnp.minimum(jnp.minimum(ends, records), numbers.until)
+    # The first step stands alone, so that what is known about the start does not depend on where the run is cut.
+    return jnp.minimum(jnp.minimum(ends, records), jnp.where(step == 0, 1, numbers.until))
 
 
 def _steps(plan: Plan, rule, run: Run, data, rows, numbers, boundary) -> Run:
@@ -188,9 +189,10 @@ def _one_step(plan: Plan, rule, run: Run, data, rows, numbers, norm_here) -> Run
     elif norm_here is not None:
         grad_norm = lax.cond(norm_here, lambda g: tree.norm(g).astype(value.dtype), lambda g: progress.grad_norm, seen.grads)
     new, _, more = stepping.advance(plan.objective, rule, state, seen, batch, weights, **_extra(plan, data, rows, numbers, state))
-    rate = stepping.learning_rate(rule, state.rule_state, new.rule_state)
+    rate = jnp.asarray(stepping.learning_rate(rule, state.rule_state, new.rule_state))
     new = tree.where(sound, new._replace(evaluations=state.evaluations + 1 + more), state._replace(evaluations=state.evaluations + 1))
-    add = lambda tally: Tally(tally.total + jnp.where(sound, value, 0), tally.count + sound)  # noqa: E731
+    share = jnp.ones_like(value) if weights is None else jnp.mean(weights.astype(value.dtype))
+    add = lambda tally: Tally(tally.total + jnp.where(sound, share * value, 0), tally.count + jnp.where(sound, share, 0))  # noqa: E731
     broken = jnp.where(ran_away | (jnp.isinf(value) & (state.step > 0)), Status.DIVERGED, Status.NONFINITE)
     progress = progress._replace(
         state=new,
@@ -217,16 +219,16 @@ def _extra(plan: Plan, data, rows, numbers, state):
 
 
 def _mean(tally: Tally):
-    return jnp.where(tally.count > 0, tally.total / jnp.maximum(tally.count, 1), jnp.nan)
+    return jnp.where(tally.count > 0, tally.total / jnp.where(tally.count > 0, tally.count, 1), jnp.nan)
 
 
-def _at_boundary(plan: Plan, run: Run, data, stop, numbers: Numbers, validation) -> Run:
+def _at_boundary(plan: Plan, rule, run: Run, stop, numbers: Numbers, validation) -> Run:
     progress = run.progress
     step = progress.state.step
     ends = (run.code == RUNNING) & (step - progress.epoch_start >= numbers.per_epoch)
     first_norm = jnp.isnan(progress.initial_grad_norm)
     run = run._replace(progress=progress._replace(initial_grad_norm=jnp.where(first_norm, progress.grad_norm, progress.initial_grad_norm)))
-    run = lax.cond(ends, lambda run: end_epoch(plan, run, stop, numbers, validation), lambda run: run, run)
+    run = lax.cond(ends, lambda run: end_epoch(plan, rule, run, stop, numbers, validation), lambda run: run, run)
     every = jnp.maximum(numbers.record_every, 1)
     records = jnp.where(numbers.record_every > 0, lax.rem(step, every) == 0, ends) & (run.code != Status.NONFINITE) & (run.code != Status.DIVERGED)
     run = lax.cond(records, lambda run: _write(plan, run), lambda run: run, run)
@@ -234,14 +236,19 @@ def _at_boundary(plan: Plan, run: Run, data, stop, numbers: Numbers, validation)
     return run._replace(code=code.astype(jnp.int32))
 
 
-def end_epoch(plan: Plan, run: Run, stop, numbers: Numbers, validation) -> Run:
+def reported(rule, state):
+    """The params the rule reports, which may not be those at which it takes gradients."""
+    return state.params if rule.eval_params is None else rule.eval_params(state.rule_state, state.params)
+
+
+def end_epoch(plan: Plan, rule, run: Run, stop, numbers: Numbers, validation) -> Run:
     """What happens at the end of an epoch: validation, the best, patience and the stopping rules."""
     progress = run.progress
-    value = _mean(progress.epoch)
-    held_out = _validate(plan, progress.state, validation).astype(value.dtype) if plan.validate else progress.validation
+    value, params = _mean(progress.epoch), reported(rule, progress.state)
+    held_out = _validate(plan, progress.state, params, validation).astype(value.dtype) if plan.validate else progress.validation
     metric = held_out if plan.validate else value
     better = metric < progress.best.metric
-    here = Best(metric, progress.epochs + 1, progress.state.params if plan.keep_best else (), value)
+    here = Best(metric, progress.epochs + 1, params if plan.keep_best else (), value)
     best = tree.where(better, here, progress.best)
     waited = jnp.where(better, 0, progress.waited + 1).astype(jnp.int32)
     code, reason, stop_state = jnp.int32(RUNNING), jnp.int32(-1), progress.stop_state
@@ -252,7 +259,7 @@ def end_epoch(plan: Plan, run: Run, stop, numbers: Numbers, validation) -> Run:
         code, reason, stop_state = stopping.codes(stop, shown, stop_state)
     tired = (numbers.patience > 0) & (waited >= numbers.patience) & (code == RUNNING)
     progress = progress._replace(
-        epoch=Tally(jnp.zeros_like(value), jnp.int32(0)),
+        epoch=Tally(jnp.zeros_like(value), jnp.zeros_like(value)),
         epochs=progress.epochs + 1,
         epoch_start=progress.state.step,
         value=value,
@@ -267,10 +274,10 @@ def end_epoch(plan: Plan, run: Run, stop, numbers: Numbers, validation) -> Run:
     return run._replace(progress=progress, code=code, reason=reason)
 
 
-def _validate(plan: Plan, state, validation):
+def _validate(plan: Plan, state, params, validation):
     key = None if state.key is None else jax.random.fold_in(state.key, 0xFFFFFFFF)  # no step has this number
     key = key if plan.objective.stochastic else None
-    return stepping.value(plan.objective, state.params, state.model_state, validation, key)[0]
+    return stepping.value(plan.objective, params, state.model_state, validation, key)[0]
 
 
 def row_of(plan: Plan, progress: Progress):
@@ -289,7 +296,7 @@ def row_of(plan: Plan, progress: Progress):
 def _write(plan: Plan, run: Run) -> Run:
     progress = run.progress
     return run._replace(
-        progress=progress._replace(record=Tally(jnp.zeros_like(progress.value), jnp.int32(0))),
+        progress=progress._replace(record=Tally(jnp.zeros_like(progress.value), jnp.zeros_like(progress.value))),
         history=write_row(run.history, row_of(plan, progress), run.rows),
         steps=write_row(run.steps, progress.state.step, run.rows),
         rows=run.rows + 1,

@@ -115,9 +115,9 @@ def _implicit_jvp(static: Static, primals, tangents):
     _, (pull, value_dot) = jax.jvp(lambda b: at(params, b), (batch,), (dots,))
     hessian = lambda v: jax.jvp(lambda p: at(p, batch)[0], (params,), (v,))[1]  # noqa: E731
     solve = lambda matvec, b: jax.scipy.sparse.linalg.cg(matvec, b, tol=float(jnp.finfo(value.dtype).eps))[0]  # noqa: E731
-    params_dot = lax.custom_linear_solve(hessian, tree.scale(-1.0, pull), solve, symmetric=True)
-    # Where the run did not converge there is no such theorem: NaN, not a number that looks like a derivative.
+    # Where the run did not converge there is no such theorem: NaN, before and after the solve, whose transpose would turn it into its start, 0.
     trust = jnp.where(made.code == Status.CONVERGED, 1, jnp.nan)
+    params_dot = lax.custom_linear_solve(hessian, tree.scale(-trust, pull), solve, symmetric=True)
     solution_dot = (tree.scale(trust, params_dot), trust.astype(value.dtype) * value_dot)
     return ((params, value), made), (solution_dot, jax.tree.map(_no_tangent, made))
 
