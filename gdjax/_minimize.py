@@ -16,21 +16,10 @@ default_rule: Any = None  # a function that returns it, bound by gdjax/__init__.
 
 
 def minimize(
-    fun,
-    params: Params,
-    rule: Rule | None = None,
-    *,
-    args: tuple = (),
-    tol=None,
-    stop: Stop | None = None,
-    max_steps: int = 1000,
-    history: tuple[str, ...] = ("value", "grad_norm"),
-    record_every: int = 1,
-    has_aux: bool = False,
-    differentiate: str = "implicit",
-    progress: bool | None = None,
-    resume: Any = None,
-) -> Result:
+    fun, params: Params, rule: Rule | None = None, *, args: tuple = (), tol=None, stop: Stop | None = None, max_steps: int = 1000,
+    history: tuple[str, ...] = ("value", "grad_norm"), record_every: int = 1, has_aux: bool = False, differentiate: str = "implicit",
+    progress: bool | None = None, resume: Any = None,
+) -> Result:  # fmt: skip
     """Minimises ``fun(params, *args)`` by gradient descent, compiled whole, and says how it went.
 
     Each step evaluates fₖ = fun(xₖ) and gₖ = ∇fun(xₖ), judges them, and moves: x_{k+1} ← xₖ + u, where the rule makes u of gₖ. The returned ``value`` and

@@ -26,6 +26,11 @@ def is_number(x: Any) -> bool:
     return isinstance(x, (float, complex, np.generic, np.ndarray, jax.Array)) or hasattr(x, "__jax_array__")
 
 
+def is_array(leaf: Any) -> bool:
+    """Whether JAX takes this as an array: numbers, arrays and keys, but not arrays of strings or objects."""
+    return isinstance(leaf, (int, float, complex)) or (hasattr(leaf, "dtype") and getattr(leaf.dtype, "kind", "f") not in "OSU")
+
+
 def is_concrete(x: Any) -> bool:
     """True for a number whose value can be looked at now."""
     return isinstance(x, (int, float, complex, np.generic, np.ndarray)) or (isinstance(x, jax.Array) and not isinstance(x, Tracer))

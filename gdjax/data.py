@@ -11,14 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax.arguments import is_array
 from gdjax.typing import Data, Key
 
 ORDERS = ("epoch", "replacement", False)
-
-
-def is_array(leaf: Any) -> bool:
-    """Whether JAX takes this as an array: numbers, arrays and keys, but not arrays of strings or objects."""
-    return isinstance(leaf, (int, float, complex)) or (hasattr(leaf, "dtype") and getattr(leaf.dtype, "kind", "f") not in "OSU")
 
 
 def is_stream(data: Data) -> bool:

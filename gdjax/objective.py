@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gdjax import tree
-from gdjax.data import is_array
+from gdjax.arguments import is_array
 from gdjax.typing import Batch, Params
 
 BLOCK_BYTES = 512 * 1024  # rows of a block fit a core's second-level cache with room for what the loss makes of them

@@ -141,7 +141,7 @@ def test_our_chain_is_the_chain_of_optax():
     one_trace(lambda rule: path(rule)[0], ours, jax.tree.map(lambda x: x / 2, ours))
 
 
-@pytest.mark.parametrize("member", [optax.sgd, gdjax.sgd, 0.1, None], ids=str)
+@pytest.mark.parametrize("member", [optax.sgd, gdjax.sgd, 0.1, None], ids=["optax.sgd", "gdjax.sgd", "0.1", "None"])
 def test_chains_hold_transformations_alone(member):
     with pytest.raises(TypeError, match=r"^chain: a member is .*; wanted a gradient transformation \(init, update\): pass"):
         gdjax.chain(gdjax.sgd(0.1), member)

@@ -271,7 +271,7 @@ def _earlier(resume, names, step):
 
 
 def _says_stop(answer) -> bool:
-    return (getattr(answer, "dtype", None) == bool and bool(answer)) or answer is True
+    return np.asarray(answer).dtype == np.bool_ and bool(answer)  # None and numbers do not
 
 
 def _value(progress: Progress):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax import data as sources, stop as stopping
+from gdjax.arguments import is_array
 from gdjax.loop.deterministic import HISTORY
 from gdjax.result import Result
 
@@ -30,7 +31,7 @@ def check_callable(fun, name):
 def check_arrays(argument, given) -> None:
     """An error for a leaf that is no array, named with its place."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(given):
-        if not sources.is_array(leaf):
+        if not is_array(leaf):
             where = f"{argument}{jax.tree_util.keystr(path)}"
             raise TypeError(f"{where} is {leaf!r} ({type(leaf).__name__}); wanted arrays: keep all else in the function, by functools.partial or a closure.")
 

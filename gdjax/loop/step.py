@@ -192,8 +192,8 @@ def _check_updates(rule, updates, params) -> None:
 
     if shapes(updates) != shapes(params):
         raise ValueError(
-            f"{rule!r} made updates of shapes {shapes(updates)[1]} for params of shapes {shapes(params)[1]}; wanted updates like the params. If its numbers are "
-            "arrays, as in a sweep, map over it: jax.vmap(lambda rule: gdjax.minimize(loss, params, rule))(rule)."
+            f"{rule!r} made updates of shapes {shapes(updates)[1]} for params of shapes {shapes(params)[1]}; wanted updates like the params. If its "
+            "numbers are arrays, as in a sweep, map over it: jax.vmap(lambda rule: gdjax.minimize(loss, params, rule))(rule)."
         )
 
 

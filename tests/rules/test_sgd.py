@@ -1,6 +1,7 @@
 """``sgd`` is torch.optim.SGD, step for step: against numbers that PyTorch made (tests/data/make_torch_sgd.py)."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -98,7 +99,7 @@ def test_the_textbook_example():
         ({"learning_rate": gdjax.schedules.constant(0.1), "momentum": 0.9, "nesterov": True}, {"velocity", "step"}),
         ({"momentum": gdjax.schedules.linear(0.5, 0.9, 10)}, {"velocity", "step"}),
     ],
-    ids=str,
+    ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", str(value)),  # the same in every worker
 )
 def test_the_state_holds_what_is_needed_and_no_more(arguments, fields):
     state = gdjax.sgd(**{"learning_rate": 0.1, **arguments}).init({"w": jnp.ones((2, 3))})
