@@ -79,8 +79,8 @@ def value_at(value: Any, step: Number) -> Any:
 def check_learning_rate(factory: str, learning_rate: Any) -> None:
     """The door for learning rates: a number ≥ 0 or a schedule."""
     if not callable(learning_rate):
-        wanted = f"a number ≥ 0 or a schedule: type {factory}(0.1) or {factory}(gdjax.schedules.cosine(0.1, 100))"
-        check_number(factory, "learning_rate", learning_rate, low=0, required=True, wanted=wanted)
+        wanted = f"a finite number ≥ 0 or a schedule: type {factory}(0.1) or {factory}(gdjax.schedules.cosine(0.1, 100))"
+        check_number(factory, "learning_rate", learning_rate, low=0, open_high=True, required=True, wanted=wanted)
 
 
 def _check_values(factory: str, **values) -> None:

@@ -92,8 +92,20 @@ def _root_jvp(primals, tangents):
 
 
 def norm(a: Tree) -> jax.Array:
-    """‖a‖₂ over all leaves, accumulated in float32 at least; its derivative at 0 is 0."""
-    return _root(vdot(a, a))
+    """‖a‖₂ over all leaves, accumulated in float32 at least; its derivative at 0 is 0. Right wherever the norm itself is a number of that dtype."""
+    square = vdot(a, a)
+    limits = jnp.finfo(square.dtype)
+    sound = (square > limits.tiny / limits.eps) & (square < limits.max)
+    return lax.cond(sound, lambda a: _root(square), _rescaled_norm, a)
+
+
+def _rescaled_norm(a: Tree) -> jax.Array:
+    # Squares overflow and underflow long before their root does: a loss in units of 1e20 or 1e-20 is no less a loss.
+    wide = [_widen(x) for x in jax.tree.leaves(a)]
+    largest = jnp.max(jnp.stack([jnp.zeros((), dtype_of(a)), *(jnp.max(jnp.abs(x), initial=0).astype(dtype_of(a)) for x in wide)]))
+    by = lax.stop_gradient(jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1))
+    scaled = [x / by.astype(x.dtype) for x in wide]
+    return by * _root(vdot(scaled, scaled)).astype(by.dtype)
 
 
 def dtype_of(a: Tree) -> Any:

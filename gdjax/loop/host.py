@@ -117,7 +117,7 @@ class Watch:
 
 def check_progress(progress: Any) -> None:
     """An error for anything but True, False and None, and for True where tqdm is missing."""
-    if progress not in (True, False, None):
+    if not any(progress is known for known in (True, False, None)):
         raise TypeError(f"progress is {progress!r}; wanted True, False, or None (a bar on a terminal once a run passes two seconds).")
     if progress:
         _tqdm(required=True)

@@ -348,7 +348,7 @@ def traced(plan: Plan, options: Options, rule, params, data, key, model_state, s
     arrays = lambda t: jax.tree.map(jnp.asarray, t)  # noqa: E731
     progress = None if resume is None else resume.progress
     each = every or per_epoch
-    capacity = -(-steps // each)
+    capacity = max(-(-steps // each), 1)
     run, shown = _whole(plan, options, rule, params, arrays(data), rows, key, model_state, stop, arrays(validation), progress, capacity)
     filled = jnp.arange(capacity) < shown.rows
     history = {"step": jnp.where(filled, shown.steps, -1)}
