@@ -95,7 +95,7 @@ def fit(
     common = dict(objective=objective, params=params, key=key, model_state=model_state, resume=resume)
     if whole and not (validation is not None or patience or keep == "best" or callbacks or checkpoint):
         return _full_batch(inside, rule, data, epochs if steps is None else steps, stop, history, record_every, progress, **common)
-    plan = _plan(objective, history, batch_size, count, bool(shuffle), whole, keep, validation)
+    plan = _plan(objective, history, batch_size, count, bool(shuffle), whole, keep, validation, bool(record_every))
     per_epoch = None if count is None else sources.steps_per_epoch(count, plan.batch_size)
     total = steps if steps is not None or epochs is None or per_epoch is None else epochs * per_epoch
     if total is not None:
@@ -109,7 +109,7 @@ def fit(
     return (mini_batch.traced if inside else mini_batch.on_host)(plan, asked, rule, params, data, key, model_state, stop, validation, resume)
 
 
-def _plan(objective, history, batch_size, count, shuffled, whole, keep, validation) -> batches.Plan:
+def _plan(objective, history, batch_size, count, shuffled, whole, keep, validation, records) -> batches.Plan:
     """What the program of a mini-batch run is compiled for; ``count`` is None for streams."""
     check.check_history(history, batches.HISTORY)
     return batches.Plan(
@@ -121,6 +121,7 @@ def _plan(objective, history, batch_size, count, shuffled, whole, keep, validati
         whole=whole,
         keep_best=keep == "best",
         validate=validation is not None,
+        records=records,
         guard=False,
     )
 

@@ -82,8 +82,10 @@ def host_rows(words: np.ndarray, count: int, batch_size: int, order, epoch: int)
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([*words.tolist(), epoch])))
     if order == "replacement":
         return generator.integers(0, count, (steps, batch_size), dtype=np.int32)
-    rows = generator.permutation(count).astype(np.int32)
-    return np.resize(rows, steps * batch_size).reshape(steps, batch_size)
+    rows = np.empty(steps * batch_size, np.int32)
+    rows[:count] = generator.permutation(count)
+    rows[count:] = rows[: len(rows) - count]
+    return rows.reshape(steps, batch_size)
 
 
 def device_rows(key, count: int, batch_size: int, order, epoch) -> jax.Array:

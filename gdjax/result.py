@@ -71,7 +71,7 @@ class Diagnosis(NamedTuple):
     initial_value: Any  # the loss at the start; for mini-batches of the first batch
     initial_grad_norm: Any  # likewise
     learning_rate: Any  # of the last step
-    growth: Any  # ‖g_k‖ / ‖g_{k−1}‖ when the gradient first exceeded its start; NaN if it never did
+    growth: Any  # of ‖g‖ per step when it first exceeded its start; NaN if it never did
     reason: Any  # int32: which of Result.reasons stopped the run, -1 for none
 
 

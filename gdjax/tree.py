@@ -91,8 +91,17 @@ def _root_jvp(primals, tangents):
     return root, tangents[0] * jnp.where(root > 0, 0.5 / jnp.where(root > 0, root, 1), 0)
 
 
-def norm(a: Tree) -> jax.Array:
-    """‖a‖₂ over all leaves, accumulated in float32 at least; its derivative at 0 is 0. Right wherever the norm itself is a number of that dtype."""
+def norm(a: Tree, scale=None) -> jax.Array:
+    """‖a‖₂ over all leaves, accumulated in float32 at least; its derivative at 0 is 0.
+
+    Squares overflow and underflow long before their root does, and a loss in units of 1e20 or 1e-20 is no less a loss. So sums of squares outside the dtype's
+    range are taken again, rescaled. Small compiled loops cannot afford that branch: with ``scale``, a guess of the norm good to 15 powers of ten, the sum is
+    taken of a / scale to begin with.
+    """
+    if scale is not None:
+        inverse = (1 / scale).astype(dtype_of(a))
+        squares = [jnp.sum(jnp.square(_widen(x) * inverse)) for x in jax.tree.leaves(a)]
+        return (_root(sum(squares, jnp.zeros((), dtype_of(a)))) * scale).astype(dtype_of(a))
     square = vdot(a, a)
     limits = jnp.finfo(square.dtype)
     sound = (square > limits.tiny / limits.eps) & (square < limits.max)
@@ -100,7 +109,6 @@ def norm(a: Tree) -> jax.Array:
 
 
 def _rescaled_norm(a: Tree) -> jax.Array:
-    # Squares overflow and underflow long before their root does: a loss in units of 1e20 or 1e-20 is no less a loss.
     wide = [_widen(x) for x in jax.tree.leaves(a)]
     largest = jnp.max(jnp.stack([jnp.zeros((), dtype_of(a)), *(jnp.max(jnp.abs(x), initial=0).astype(dtype_of(a)) for x in wide)]))
     by = lax.stop_gradient(jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1))

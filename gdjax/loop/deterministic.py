@@ -11,7 +11,7 @@ from jax import lax
 
 from gdjax import tree
 from gdjax.loop import step as stepping
-from gdjax.loop.verdict import EVERY, EVERY_SEARCH, Seen, inspect, judge, look, unseen
+from gdjax.loop.verdict import EVERY, EVERY_SEARCH, Seen, close, inspect, judge, look, norm_scale, unseen
 from gdjax.result import RUNNING
 
 HISTORY = ("value", "grad_norm", "update_norm", "learning_rate", "evaluations")
@@ -43,10 +43,12 @@ class Run(NamedTuple):
     aux: Any
     code: Any  # int32: RUNNING or a Status
     reason: Any  # int32: which stopping rule, or -1
-    evaluations: Any  # int32: all made so far, the last included
+    count: Any  # int32: evaluations the last point took; 0 where the rule had made it already
+    growth: Any  # of ‖g‖ per step, where it grew: set when the run ends
     history: Any  # (capacity, names): rows recorded in this segment
     rows: Any  # int32: how many
     previous: Any  # (params, value, grad_norm) last finite, where runs cannot be run again up to that point; else ()
+    last: Any  # (value, grad_norm) last evaluated, where ``previous`` is kept; else ()
     broke: Any  # int32: 1 if the last step led out of the finite and ``previous`` is one step back
 
 
@@ -68,7 +70,9 @@ def open_run(objective, progress: Progress, batch, names, capacity: int, keep_pr
     nan = jnp.asarray(jnp.nan, dtype)
     previous = (state.params, nan, nan) if keep_previous else ()
     history = jnp.full((capacity + EVERY, len(names)), jnp.nan, dtype)  # room for the last block
-    return Run(progress, nan, nan, aux, jnp.int32(RUNNING), jnp.int32(-1), state.evaluations, history, jnp.int32(0), previous, jnp.int32(0))
+    last = (nan, nan) if keep_previous else ()
+    running, none = jnp.int32(RUNNING), jnp.int32(0)
+    return Run(progress, nan, nan, aux, running, jnp.int32(-1), none, progress.seen.growth, history, none, previous, last, none)
 
 
 def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every, names, trips: int | None = None) -> Run:
@@ -89,14 +93,21 @@ def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every,
         inner = bounded_while(lambda run: goes_on(run, ends), body, run._replace(history=block, rows=jnp.int32(0)), None if trips is None else every)
         run = inner._replace(history=lax.dynamic_update_slice_in_dim(history, inner.history, rows, 0), rows=rows + inner.rows)
         due = (run.code == RUNNING) & (lax.rem(run.progress.state.step, jnp.int32(every)) == 0)
-        return lax.cond(due, functools.partial(_inspect, rule), lambda run: run, run)
+        run = lax.cond(due, functools.partial(_inspect, rule, every), lambda run: run, run)
+        return lax.cond(run.code == RUNNING, lambda run: run, functools.partial(_close, len(stop.members())), run)
 
     return bounded_while(goes_on, span, run, None if trips is None else -(-trips // every))
 
 
-def _inspect(rule, run: Run) -> Run:
+def _close(members, run: Run) -> Run:
+    seen, code, reason = close(run.progress.seen, run.code, run.reason, members, run.progress.state.step, *(run.last or (run.value, run.grad_norm)))
+    return run._replace(code=code, reason=reason, growth=seen.growth)
+
+
+def _inspect(rule, every, run: Run) -> Run:
     state = run.progress.state
-    seen = inspect(run.progress.seen, state.params, stepping.learning_rate(rule, state.rule_state, state.rule_state))
+    rate = jnp.asarray(stepping.learning_rate(rule, state.rule_state, state.rule_state))
+    seen = inspect(run.progress.seen, state.params, rate, every)
     return run._replace(progress=run.progress._replace(seen=seen))
 
 
@@ -115,7 +126,8 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
     progress = run.progress
     state, dtype = progress.state, run.value.dtype
     evaluation, count = stepping.evaluate(objective, rule, state, batch, reuse=True)
-    value, grad_norm = evaluation.value.astype(dtype), tree.norm(evaluation.grads).astype(dtype)
+    value = evaluation.value.astype(dtype)
+    grad_norm = tree.norm(evaluation.grads, norm_scale(progress.seen, value)).astype(dtype)
     seen = look(progress.seen, state.step, value, grad_norm)
     update_norm = jnp.full_like(value, jnp.nan) if isinstance(progress.square, tuple) else jnp.sqrt(progress.square)
     code, reason, stop_state = judge(seen, state.step, max_steps, value, grad_norm, update_norm, state.params, stop, progress.stop_state)
@@ -140,8 +152,9 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
         progress=moved,
         aux=evaluation.aux,
         code=code,
-        reason=reason,
-        evaluations=jnp.where(goes_on, moved.state.evaluations, state.evaluations + count),
+        reason=reason if len(stop.members()) > 1 else run.reason,
+        count=count,
+        growth=run.growth,
         history=write_row(run.history, row, run.rows) if names else run.history,
         rows=run.rows + record,
         **_shown(run, state, finite, value, grad_norm),
@@ -150,10 +163,11 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
 
 def _shown(run, state, finite, value, grad_norm):
     if not run.previous:
-        return dict(value=value, grad_norm=grad_norm, previous=(), broke=run.broke)
+        return dict(value=value, grad_norm=grad_norm, previous=(), last=(), broke=run.broke)
     # Under a trace the last finite point is carried, since a traced run cannot be run again up to it.
     previous = tree.where(finite, (state.params, value, grad_norm), run.previous)
-    return dict(value=previous[1], grad_norm=previous[2], previous=previous, broke=jnp.where(finite, 0, jnp.minimum(state.step, 1)).astype(jnp.int32))
+    broke = jnp.where(finite, 0, jnp.minimum(state.step, 1)).astype(jnp.int32)
+    return dict(value=previous[1], grad_norm=previous[2], previous=previous, last=(value, grad_norm), broke=broke)
 
 
 def write_row(table, row, index):

@@ -79,7 +79,8 @@ def _before_it_broke(run: Run, segment, here, older, history):
         history.drop_last()
     sound = segment(inputs, step, step - 1)
     # The evaluations of the second pass are not counted: they are ours, not the algorithm's, and a traced run has none.
-    return sound._replace(code=run.code, reason=run.reason, evaluations=run.evaluations), first
+    made = run.progress.state.evaluations + run.count - sound.progress.state.evaluations
+    return sound._replace(code=run.code, reason=run.reason, growth=run.growth, count=made), first
 
 
 class _History:
@@ -126,7 +127,7 @@ def finish(run: Run, objective, rule, batch, history: dict[str, Any], reasons: t
     """The result of a run that has ended, on the host or in a trace."""
     state, seen = run.progress.state, run.progress.seen
     last, value, grad_norm = run.previous or (state.params, run.value, run.grad_norm)
-    params, evaluations = last, run.evaluations
+    params, evaluations = last, state.evaluations + run.count
     if rule.eval_params is not None:
         # The rule reports another point than the one where it takes gradients: value and gradient norm must be those of the point reported.
         params = rule.eval_params(state.rule_state, params)
@@ -136,7 +137,7 @@ def finish(run: Run, objective, rule, batch, history: dict[str, Any], reasons: t
         initial_value=pick(state.step == 0, run.value, seen.initial_value),
         initial_grad_norm=pick(state.step == 0, run.grad_norm, seen.initial_grad_norm),
         learning_rate=stepping.learning_rate(rule, state.rule_state, state.rule_state),
-        growth=seen.growth,
+        growth=run.growth,
         reason=run.reason,
     )
     return Result(

@@ -81,7 +81,7 @@ def _segment(plan: Plan, rule, progress, data, rows, stop, numbers, validation, 
     run = stochastic.open_run(plan, progress, data, rows, numbers, capacity)
     run = stochastic.loop(plan, rule, run, data, rows, stop, numbers, validation)
     done = run.progress
-    unfinished = (done.record.count > 0) & (run.code != Status.NONFINITE) & (run.code != Status.DIVERGED)
+    unfinished = stochastic.unfinished(plan, done) & (run.code != Status.NONFINITE) & (run.code != Status.DIVERGED)
     sound, tail = tree.all_finite(done.state.params), stochastic.row_of(plan, done)
     value = jnp.where(jnp.isnan(done.value), _value(done), done.value)
     return run, Summary(run.code, run.reason, done.state.step, done.epochs, value, sound, run.rows, unfinished, tail)
@@ -108,7 +108,7 @@ class Arrays:
         self.epochs = max(1, min(1 << (max(wanted, 1) - 1).bit_length(), BLOCK_ROWS // per_epoch))
         self.block = None
 
-    def at(self, step: int, _: int, last: int) -> Block:
+    def at(self, step: int, _, last: int) -> Block:
         """The block that holds a step."""
         per_epoch = self.options.per_epoch
         if self.plan.source == "order":
@@ -131,11 +131,11 @@ class Streams:
         self.stream = sources.Stream(source)
         self.stream.skip(start)
 
-    def at(self, step: int, epoch_start: int, last: int, most: int = 64) -> Block:
+    def at(self, step: int, epoch_start, last: int, most: int = 64) -> Block:
         """The next block; called once per segment, which makes all its steps."""
         batches = self.stream.next_block(min(most, last - step))
         reach = step + len(batches)
-        per_epoch = reach - epoch_start if self.stream.epoch_is_over else int(UNKNOWN)
+        per_epoch = reach - int(epoch_start) if self.stream.epoch_is_over else int(UNKNOWN)
         return Block(sources.stack(batches), None, step, reach, per_epoch)
 
 
@@ -146,7 +146,7 @@ def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, 
     large = tree.bytes_of(progress) > SNAPSHOT_BYTES
     again = (lambda: _begin(plan, rule, params, key, model_state, stop)) if resume is None else (lambda: _copy(resume.progress))
     guarded = plan._replace(guard=large and plan.source == "stream")
-    driver = _Driver(guarded, options, rule, data, stop, validation, resume, progress, again if large else None)
+    driver = _Driver(guarded, options, rule, data, stop, validation, resume, progress, again, large)
     limits = [float(limit) for m in (stop.members() if stop else ()) if (limit := m.build().seconds) is not None]
     work = 10 * tree.size(params) + 20 * plan.batch_size * sum(np.prod(x.shape[1:]) for x in ([] if plan.source == "stream" else jax.tree.leaves(data)))
     with host.Watch(driver.last if driver.last < UNKNOWN else None, work, options.progress, min(limits, default=None), driver.step) as watch:
@@ -158,10 +158,11 @@ def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, 
 class _Driver:
     """The segments of one run."""
 
-    def __init__(self, plan, options, rule, data, stop, validation, resume, progress, again):
-        self.again = again  # makes the first progress anew, where copies of it are too large to keep
+    def __init__(self, plan, options, rule, data, stop, validation, resume, progress, again, large):
+        self.again, self.large = again, large  # ``again`` makes the first progress anew, where copies of it are too large to keep
         self.plan, self.options, self.rule, self.stop, self.validation = plan, options, rule, stop, validation
-        self.step, self.epochs = int(progress.state.step), int(progress.epochs)
+        self.step, self.epochs = (0, 0) if resume is None else (int(progress.state.step), int(progress.epochs))
+        self.first = self.step
         self.last = options.steps if options.steps is not None else (options.epochs * options.per_epoch if options.per_epoch else int(UNKNOWN))
         self.source: Any = Streams(data, self.step) if plan.source == "stream" else Arrays(data, plan, options, progress.state.key)
         self.progress, self.aux, self.tail, self.code, self.reason = progress, None, None, RUNNING, -1
@@ -170,13 +171,13 @@ class _Driver:
         self.capacity = capacity_for(records)
         if self.last <= self.step or (options.epochs is not None and self.epochs >= options.epochs):
             self.code = int(Status.MAX_STEPS)
-            self.tail = np.asarray(stochastic.row_of(plan, progress)) if float(progress.record.count) > 0 else None
+            self.tail = np.asarray(stochastic.row_of(plan, progress)) if bool(stochastic.unfinished(plan, progress)) else None
 
     def segment(self, watch) -> None:
         """One compiled segment and what follows from it."""
-        block = self.source.at(self.step, int(self.progress.epoch_start), self.last)
+        block = self.source.at(self.step, self.progress.epoch_start, self.last)
         reach = self._reach(block, watch)
-        kept = None if self.plan.guard or self.again else _copy(self.progress)
+        kept = None if self.plan.guard or self.run_again_from_the_start() else _copy(self.progress)
         run, seen = self._go(self.plan, self.progress, block, reach)
         if not seen.sound and not self.plan.guard:
             # A gradient was not finite while the loss still was: run again, checking gradients, up to the last finite params.
@@ -189,6 +190,10 @@ class _Driver:
         watch.saw(self.step, float(seen.value))
         ended, self.epochs = int(seen.epochs) > self.epochs, int(seen.epochs)
         self._between(watch, ended)
+
+    def run_again_from_the_start(self) -> bool:
+        """Whether a copy of the state is too large to keep, or not needed because this is the first segment."""
+        return self.large or self.step == self.first
 
     def _reach(self, block: Block, watch) -> int:
         if self.plan.source == "stream":
@@ -330,7 +335,7 @@ def _whole(plan: Plan, options: Options, rule, params, data, rows, key, model_st
         rows = jax.lax.map(make, epochs).reshape(-1, plan.batch_size)
     run = stochastic.open_run(plan, progress, data, rows, numbers, capacity)
     run = stochastic.loop(plan, rule, run, data, rows, stop, numbers, validation)
-    unfinished = (run.progress.record.count > 0) & (run.code != Status.NONFINITE) & (run.code != Status.DIVERGED)
+    unfinished = stochastic.unfinished(plan, run.progress) & (run.code != Status.NONFINITE) & (run.code != Status.DIVERGED)
     return run, jax.lax.cond(unfinished, lambda r: stochastic._write(plan, r), lambda r: r, run)
 
 

@@ -232,13 +232,13 @@ def _own_evaluations(before: RuleState, after: RuleState, calls: int):
     return jnp.int32(calls)
 
 
-def learning_rate(rule: Rule, before: RuleState, after: RuleState):
-    """The learning rate of a step: from the new state if the rule keeps it there, else from its arguments; NaN where it has none."""
+def learning_rate(rule: Rule, before: RuleState, after: RuleState, back: int = 0):
+    """The learning rate of a step (``back`` steps before the state ``before``): from the new state if the rule keeps it there, else from its arguments; NaN where it has none."""
     kept = _field(after, "learning_rate")
     given = kept if kept is not None and jnp.ndim(kept) == 0 else _argument(rule, "learning_rate")
     if callable(given):
         count = next((c for c in (_field(before, "step"), _field(before, "count")) if c is not None), None)
-        given = jnp.nan if count is None else given(count)
+        given = jnp.nan if count is None else given(count - back)
     number: Any = jnp.nan if given is None else given
     number = np.nan if np.ndim(number) else number
     return np.float32(number) if isinstance(number, (float, int, np.generic)) else jnp.asarray(number, jnp.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -39,7 +40,7 @@ class Progress(NamedTuple):
 
     state: stepping.State
     epoch: Tally
-    record: Tally
+    record: Any  # Tally, or () where records are the ends of epochs
     epochs: Any  # int32: finished
     epoch_start: Any  # int32: the step at which the current epoch began
     value: Any  # mean over the last finished epoch; NaN before
@@ -77,8 +78,15 @@ class Plan(NamedTuple):
     whole: bool  # every batch is the whole data set: its gradient is the full one
     keep_best: bool
     validate: bool
+    records: bool  # records are not the ends of epochs
     guard: bool  # check gradients at every step, for runs that cannot be run again up to the last finite point
     trips: tuple[int, int] | None = None  # of the outer and inner loop, where derivatives must exist
+
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the last batch of an epoch counts for less than the others."""
+        return self.objective.is_sum and self.source != "stream" and self.count % self.batch_size != 0
 
 
 class Numbers(NamedTuple):
@@ -98,7 +106,7 @@ def begin(plan: Plan, rule, params, key, model_state, stop) -> Progress:
     tally, zero = Tally(jnp.zeros_like(nan), jnp.zeros_like(nan)), jnp.int32(0)
     best = Best(inf, zero, tree.copy(params) if plan.keep_best else (), nan)
     state = stepping.start(rule, params, model_state, key)
-    return Progress(state, tally, tally, zero, zero, nan, inf, nan, nan, nan, jnp.float32(jnp.nan), nan, best, zero, stop.build().init() if stop else ())
+    return Progress(state, tally, tally if plan.records else (), zero, zero, nan, inf, nan, nan, nan, jnp.float32(jnp.nan), nan, best, zero, stop.build().init() if stop else ())
 
 
 def open_run(plan: Plan, progress: Progress, data, rows, numbers, capacity: int) -> Run:
@@ -120,7 +128,7 @@ def fetch(plan: Plan, data, rows, numbers: Numbers, step):
         batch = sources.take(data, rows[step - numbers.offset])
     else:
         batch = _in_order(plan, data, lax.rem(step, numbers.per_epoch) * plan.batch_size)
-    if not plan.objective.is_sum or plan.count % plan.batch_size == 0:
+    if not plan.weighs:
         return batch, None
     # A finite sum has an exact last batch: the rows that fill it up to the common shape weigh nothing.
     last = lax.rem(step, numbers.per_epoch) == numbers.per_epoch - 1
@@ -157,52 +165,76 @@ def _next_boundary(progress: Progress, numbers: Numbers):
     return jnp.minimum(jnp.minimum(ends, records), jnp.where(step == 0, 1, numbers.until))
 
 
-def _steps(plan: Plan, rule, run: Run, data, rows, numbers, boundary) -> Run:
-    in_loop = plan.guard or plan.batch_size >= FUSED_BELOW
+class Inner(NamedTuple):
+    """What the tight loop carries: as little as can be, since every scalar costs as much as the arithmetic of a small problem."""
 
-    def one(run, norm_here):
-        return _one_step(plan, rule, run, data, rows, numbers, norm_here)
+    state: stepping.State
+    epoch: Tally  # its count moves only where batches weigh differently
+    record: Any  # Tally, or () where records are epochs
+    value: Any  # of the last batch
+    sound: Any  # bool: the last batch's loss (and with guard its gradient) was finite and in proportion
+    grad_norm: Any  # of the last batch of the span
+    aux: Any
+
+
+def _steps(plan: Plan, rule, run: Run, data, rows, numbers, boundary) -> Run:
+    """The steps up to the next boundary."""
+    progress = run.progress
+    in_loop, first = plan.guard or plan.batch_size >= FUSED_BELOW, progress.state.step == 0
+    most = jnp.where(first, jnp.finfo(progress.value.dtype).max, GREW * jnp.maximum(jnp.abs(progress.initial_value), 1))
+    one = functools.partial(_one_step, plan, rule, data, rows, numbers, most)
 
     def below(limit):
-        return lambda run: (run.code == RUNNING) & (run.progress.state.step < limit)
+        return lambda inner: inner.sound & (inner.state.step < limit)
 
-    inner = boundary if in_loop else boundary - 1
-    run = bounded_while(below(inner), lambda run: one(run, (run.progress.state.step == boundary - 1) if in_loop else None), run, plan.trips and plan.trips[1])
-    if in_loop:
-        return run
-    return lax.cond(below(boundary)(run), lambda run: one(run, jnp.asarray(True)), lambda run: run, run)
+    inner = Inner(progress.state, progress.epoch, progress.record, progress.value, jnp.asarray(True), progress.grad_norm, run.aux)
+    limit = boundary if in_loop else boundary - 1
+    step = lambda inner: one(inner, (inner.state.step == boundary - 1) if in_loop else None)  # noqa: E731
+    inner = bounded_while(below(limit), step, inner, plan.trips and plan.trips[1])
+    if not in_loop:
+        inner = lax.cond(below(boundary)(inner), lambda inner: one(inner, jnp.asarray(True)), lambda inner: inner, inner)
+    return _after_steps(plan, rule, run, inner, most)
 
 
-def _one_step(plan: Plan, rule, run: Run, data, rows, numbers, norm_here) -> Run:
-    progress = run.progress
-    state = progress.state
+def _after_steps(plan: Plan, rule, run: Run, inner: Inner, most) -> Run:
+    progress, dtype = run.progress, run.progress.value.dtype
+    count = inner.epoch.count if plan.weighs else (inner.state.step - progress.epoch_start).astype(dtype)
+    broken = jnp.where(jnp.abs(inner.value) > most, Status.DIVERGED, Status.NONFINITE)
+    # At the very first batch nothing has grown yet: an infinite loss there is a bad start.
+    broken = jnp.where(progress.state.step == 0, Status.NONFINITE, broken)
+    progress = progress._replace(
+        state=inner.state,
+        epoch=inner.epoch._replace(count=count),
+        record=inner.record,
+        initial_value=jnp.where(progress.state.step == 0, inner.value, progress.initial_value),
+        grad_norm=inner.grad_norm,
+        learning_rate=jnp.asarray(stepping.learning_rate(rule, inner.state.rule_state, inner.state.rule_state, back=1)),
+    )
+    return run._replace(progress=progress, aux=inner.aux, code=jnp.where(inner.sound, run.code, broken).astype(jnp.int32))
+
+
+def _one_step(plan: Plan, rule, data, rows, numbers, most, inner: Inner, norm_here) -> Inner:
+    state = inner.state
     batch, weights = fetch(plan, data, rows, numbers, state.step)
     seen, _ = stepping.evaluate(plan.objective, rule, state, batch, weights)
-    value = seen.value.astype(progress.value.dtype)
-    initial = jnp.where(state.step == 0, value, progress.initial_value)
-    ran_away = jnp.abs(value) / GREW > jnp.maximum(jnp.abs(initial), 1)
-    sound = jnp.isfinite(value) & ~ran_away
-    grad_norm = progress.grad_norm
+    value = seen.value.astype(inner.value.dtype)
+    sound, grad_norm = jnp.abs(value) <= most, inner.grad_norm
     if plan.guard:
-        grad_norm = tree.norm(seen.grads).astype(value.dtype)
-        sound = sound & jnp.isfinite(grad_norm)
+        norm = tree.norm(seen.grads).astype(value.dtype)
+        sound = sound & jnp.isfinite(norm)
+        grad_norm = jnp.where(sound, norm, inner.grad_norm)
     elif norm_here is not None:
-        grad_norm = lax.cond(norm_here, lambda g: tree.norm(g).astype(value.dtype), lambda g: progress.grad_norm, seen.grads)
+        grad_norm = lax.cond(norm_here & sound, lambda g: tree.norm(g).astype(value.dtype), lambda g: inner.grad_norm, seen.grads)
     new, _, more = stepping.advance(plan.objective, rule, state, seen, batch, weights, **_extra(plan, data, rows, numbers, state))
-    rate = jnp.asarray(stepping.learning_rate(rule, state.rule_state, new.rule_state))
     new = tree.where(sound, new._replace(evaluations=state.evaluations + 1 + more), state._replace(evaluations=state.evaluations + 1))
-    share = jnp.ones_like(value) if weights is None else jnp.mean(weights.astype(value.dtype))
-    add = lambda tally: Tally(tally.total + jnp.where(sound, share * value, 0), tally.count + jnp.where(sound, share, 0))  # noqa: E731
-    broken = jnp.where(ran_away | (jnp.isinf(value) & (state.step > 0)), Status.DIVERGED, Status.NONFINITE)
-    progress = progress._replace(
-        state=new,
-        epoch=add(progress.epoch),
-        record=add(progress.record),
-        initial_value=initial,
-        grad_norm=jnp.where(sound, grad_norm, progress.grad_norm),
-        learning_rate=rate,
-    )
-    return run._replace(progress=progress, aux=seen.aux, code=jnp.where(sound, RUNNING, broken).astype(jnp.int32))
+    share = None if weights is None else jnp.mean(weights.astype(value.dtype))
+    kept = jnp.where(sound, value, 0)
+    epoch = Tally(inner.epoch.total + (kept if share is None else share * kept), inner.epoch.count if share is None else inner.epoch.count + share * sound)
+    record = inner.record
+    if plan.records:
+        weight = sound.astype(value.dtype) if share is None else share * sound
+        record = Tally(record.total + weight * kept, record.count + weight)
+    return Inner(new, epoch, record, value, sound, grad_norm, seen.aux)
 
 
 def _extra(plan: Plan, data, rows, numbers, state):
@@ -280,10 +312,21 @@ def _validate(plan: Plan, state, params, validation):
     return stepping.value(plan.objective, params, state.model_state, validation, key)[0]
 
 
+def _since_record(plan: Plan, progress: Progress):
+    if plan.records:
+        return _mean(progress.record)
+    return jnp.where(progress.epoch.count > 0, _mean(progress.epoch), progress.value)
+
+
+def unfinished(plan: Plan, progress: Progress):
+    """Whether steps have been made since the last record."""
+    return (progress.record.count if plan.records else progress.epoch.count) > 0
+
+
 def row_of(plan: Plan, progress: Progress):
     """A row of history: the mean loss since the last record, and what else was asked for."""
     columns = dict(
-        value=_mean(progress.record),
+        value=_since_record(plan, progress),
         grad_norm=progress.grad_norm,
         learning_rate=progress.learning_rate,
         evaluations=progress.state.evaluations,
@@ -296,7 +339,7 @@ def row_of(plan: Plan, progress: Progress):
 def _write(plan: Plan, run: Run) -> Run:
     progress = run.progress
     return run._replace(
-        progress=progress._replace(record=Tally(jnp.zeros_like(progress.value), jnp.zeros_like(progress.value))),
+        progress=progress._replace(record=tree.zeros_like(progress.record)),
         history=write_row(run.history, row_of(plan, progress), run.rows),
         steps=write_row(run.steps, progress.state.step, run.rows),
         rows=run.rows + 1,

@@ -16,6 +16,7 @@ from gdjax.result import RUNNING, Status
 GREW, GRADIENT_GREW = 1e10, 1e5  # a loss this many times its start, with a gradient this many times its own, will not come back
 EVERY = 31  # steps between inspections; odd, so that a run that jumps to and fro between two points is seen to move
 EVERY_SEARCH = 3  # likewise for rules with evaluations of their own, whose steps cost more
+GEOMETRIC = 1e3  # a gradient that grows faster per step than this does not grow as on a quadratic, and says nothing about a curvature
 IDLE = 4  # inspections in a row without progress beyond rounding before a run is called stalled
 
 
@@ -26,7 +27,8 @@ class Seen(NamedTuple):
     initial_grad_norm: Any
     previous_value: Any  # f(x_{k−1})
     previous_grad_norm: Any
-    growth: Any  # ‖g_k‖ / ‖g_{k−1}‖ when the gradient first exceeded its start; NaN before
+    growth: Any  # of ‖g‖ per step when it first exceeded its start; NaN before
+    inspected_grad_norm: Any  # ‖g‖ at the last inspection
     best_value: Any  # of the points inspected
     best_grad_norm: Any
     mark: Any  # Σ x at the last inspection: has anything moved since?
@@ -37,33 +39,47 @@ class Seen(NamedTuple):
 def unseen(dtype) -> Seen:
     """Before the first evaluation."""
     nan, inf = jnp.asarray(jnp.nan, dtype), jnp.asarray(jnp.inf, dtype)
-    return Seen(nan, nan, inf, inf, nan, inf, inf, nan, jnp.int32(0), jnp.int32(RUNNING))
+    return Seen(nan, nan, inf, inf, nan, nan, inf, inf, nan, jnp.int32(0), jnp.int32(RUNNING))
+
+
+def norm_scale(seen: Seen, value):
+    """A guess of ‖g‖: the one before; at the start √|f|, which is within a factor √(2L) near a minimum and never far off elsewhere."""
+    known = jnp.isfinite(seen.previous_grad_norm) & (seen.previous_grad_norm > 0)
+    start = jnp.where(jnp.isfinite(value) & (value != 0), jnp.sqrt(jnp.abs(value)), 1)
+    return jnp.where(known, seen.previous_grad_norm, start)
 
 
 def look(seen: Seen, step, value, grad_norm) -> Seen:
-    """What is known after evaluating the point reached by ``step`` updates; the previous values are moved on by ``moved_from``."""
+    """What is known after evaluating the point reached by ``step`` updates."""
     first = step == 0
-    initial = jnp.where(first, value, seen.initial_value), jnp.where(first, grad_norm, seen.initial_grad_norm)
-    rising = jnp.isnan(seen.growth) & (grad_norm > initial[1])
-    growth = jnp.where(rising, grad_norm / seen.previous_grad_norm, seen.growth)
-    return seen._replace(initial_value=initial[0], initial_grad_norm=initial[1], growth=growth)
+    return seen._replace(initial_value=jnp.where(first, value, seen.initial_value), initial_grad_norm=jnp.where(first, grad_norm, seen.initial_grad_norm))
 
 
 def judge(seen: Seen, step, max_steps, value, grad_norm, update_norm, params, stop, stop_state) -> tuple[Any, Any, Any]:
-    """(code, which stopping rule or −1, its new state) for a point just evaluated. ``seen`` is ``look(...)`` at it."""
+    """(code, which stopping rule or −1, its new state) for a point just evaluated, as far as a step must know; ``close`` has the last word."""
     shown = stopping.Observation(value, seen.previous_value, grad_norm, seen.initial_grad_norm, update_norm, tree.norm(params))
     code, reason, stop_state = stopping.codes(stop, shown, stop_state)
     code = jnp.where(code == RUNNING, seen.pending, code)
-    ended = jnp.where(_ended_worse(seen, value, grad_norm), Status.DIVERGED, Status.MAX_STEPS)
-    code = jnp.where((code == RUNNING) & (step >= max_steps), ended, code)
-    overflowed = (step > 0) & (jnp.isinf(value) | _was_growing(seen))
-    broken = jnp.where(overflowed, Status.DIVERGED, Status.NONFINITE)
-    # ‖g‖² overflows before ‖g‖ does; a norm is finite only if every entry is.
+    code = jnp.where((code == RUNNING) & (step >= max_steps), Status.MAX_STEPS, code)
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-    return jnp.where(finite, code, broken).astype(jnp.int32), jnp.where(finite, reason, -1), stop_state
+    return jnp.where(finite, code, Status.NONFINITE).astype(jnp.int32), reason, stop_state
 
 
-def inspect(seen: Seen, params, learning_rate) -> Seen:
+def close(seen: Seen, code, reason, members: int, step, value, grad_norm) -> tuple[Seen, Any, Any]:
+    """What the last evaluation of a run says in the light of the whole: (seen, code, which stopping rule or −1)."""
+    worse = (code == Status.MAX_STEPS) & _ended_worse(seen, value, grad_norm)
+    overflowed = (code == Status.NONFINITE) & (step > 0) & (jnp.isinf(value) | _was_growing(seen))
+    code = jnp.where(worse | overflowed, Status.DIVERGED, code).astype(jnp.int32)
+    by_rule = (code == Status.CONVERGED) | (code == Status.STOPPED)
+    reason = jnp.where(by_rule, 0 if members == 1 else reason, -1).astype(jnp.int32)
+    last = jnp.where(jnp.isfinite(grad_norm), grad_norm, seen.previous_grad_norm)
+    pace = (last / seen.initial_grad_norm) ** (1 / jnp.maximum(step, 1).astype(last.dtype))
+    believed = (last > seen.initial_grad_norm) & (pace < GEOMETRIC)
+    growth = jnp.where(jnp.isnan(seen.growth) & believed, pace, seen.growth)
+    return seen._replace(growth=growth), code, reason
+
+
+def inspect(seen: Seen, params, learning_rate, every: int) -> Seen:
     """Looks for the slow troubles, from the last point evaluated: a run that is running away, or one that stands still."""
     value, grad_norm, dtype = seen.previous_value, seen.previous_grad_norm, seen.best_value.dtype
     level = 32 * jnp.finfo(dtype).eps * jnp.abs(value)
@@ -74,8 +90,12 @@ def inspect(seen: Seen, params, learning_rate) -> Seen:
     still = (promised <= level) | (mark == seen.mark)
     quiet = ~improved & still & (value - seen.best_value <= level)
     idle = jnp.where(quiet, seen.idle + 1, 0).astype(jnp.int32)
+    rising = jnp.isnan(seen.growth) & (grad_norm > seen.initial_grad_norm)
+    pace = (grad_norm / seen.inspected_grad_norm) ** (1 / every)
     pending = jnp.where(_ran_away(seen), Status.DIVERGED, jnp.where(idle >= IDLE, Status.STALLED, RUNNING))
     return seen._replace(
+        growth=jnp.where(rising & jnp.isfinite(pace), pace, seen.growth),
+        inspected_grad_norm=grad_norm,
         best_value=jnp.minimum(value, seen.best_value),
         best_grad_norm=jnp.minimum(grad_norm, seen.best_grad_norm),
         mark=mark,
