@@ -252,7 +252,7 @@ def _check_examples(losses, rows: int):
 
 def _check_aux(aux):
     for path, leaf in jax.tree_util.tree_leaves_with_path(aux):
-        if not _is_array(leaf):
+        if not is_array(leaf):
             where = f"aux{jax.tree_util.keystr(path)}"
             raise TypeError(f"loss_fn returned (loss, aux) where {where} is {leaf!r} ({type(leaf).__name__}); wanted arrays: leave all else out of aux.")
     return aux
@@ -275,18 +275,14 @@ def _check_model_state(old, new):
     return new
 
 
-def _is_array(leaf) -> bool:
-    return isinstance(leaf, (int, float, complex)) or (hasattr(leaf, "dtype") and getattr(leaf.dtype, "kind", "f") not in "OSU")
-
-
 def check_params(params: Params, argument: str = "params") -> Params:
     """The params as arrays, if they are a non-empty pytree of real floating arrays; otherwise an error that names the leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    if all(_is_array(leaf) and jnp.size(leaf) == 0 for _, leaf in leaves):
+    if all(is_array(leaf) and jnp.size(leaf) == 0 for _, leaf in leaves):
         raise ValueError(f"{argument} is {params!r}, a pytree without numbers; wanted at least one floating array: pass jnp.zeros(3), for example.")
     for path, leaf in leaves:
         where = f"{argument}{jax.tree_util.keystr(path)}"
-        if not _is_array(leaf):
+        if not is_array(leaf):
             raise TypeError(
                 f"{where} is {leaf!r} ({type(leaf).__name__}); wanted a floating array. Keep what is not an array out of params: "
                 "params, static = equinox.partition(model, equinox.is_inexact_array), and equinox.combine(params, static) inside the loss."

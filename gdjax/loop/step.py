@@ -233,7 +233,10 @@ def _own_evaluations(before: RuleState, after: RuleState, calls: int):
 
 
 def learning_rate(rule: Rule, before: RuleState, after: RuleState, back: int = 0):
-    """The learning rate of a step (``back`` steps before the state ``before``): from the new state if the rule keeps it there, else from its arguments; NaN where it has none."""
+    """The learning rate of the step taken ``back`` steps before the state ``before``.
+
+    From the new state if the rule keeps it there, else from its arguments; NaN where it has none.
+    """
     kept = _field(after, "learning_rate")
     given = kept if kept is not None and jnp.ndim(kept) == 0 else _argument(rule, "learning_rate")
     if callable(given):

@@ -106,7 +106,23 @@ def begin(plan: Plan, rule, params, key, model_state, stop) -> Progress:
     tally, zero = Tally(jnp.zeros_like(nan), jnp.zeros_like(nan)), jnp.int32(0)
     best = Best(inf, zero, tree.copy(params) if plan.keep_best else (), nan)
     state = stepping.start(rule, params, model_state, key)
-    return Progress(state, tally, tally if plan.records else (), zero, zero, nan, inf, nan, nan, nan, jnp.float32(jnp.nan), nan, best, zero, stop.build().init() if stop else ())
+    return Progress(
+        state=state,
+        epoch=tally,
+        record=tally if plan.records else (),
+        epochs=zero,
+        epoch_start=zero,
+        value=nan,
+        previous_value=inf,
+        grad_norm=nan,
+        initial_value=nan,
+        initial_grad_norm=nan,
+        learning_rate=jnp.float32(jnp.nan),
+        validation=nan,
+        best=best,
+        waited=zero,
+        stop_state=stop.build().init() if stop else (),
+    )
 
 
 def open_run(plan: Plan, progress: Progress, data, rows, numbers, capacity: int) -> Run:
