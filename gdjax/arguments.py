@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -149,7 +150,8 @@ class Call:
 
     @classmethod
     def tree_unflatten(cls, aux, leaves):
-        return cls(*aux, tuple(leaves))
+        factory, treedef, static = aux
+        return cls(factory, treedef, static, tuple(leaves))
 
     def __eq__(self, other):
         if type(self) is not type(other):
@@ -208,7 +210,7 @@ def _show(x) -> str:
     if isinstance(x, Tracer):
         return f"<traced {x.aval.str_short()}>"
     if isinstance(x, (jax.Array, np.ndarray, np.generic)):
-        real = jax.dtypes.issubdtype(x.dtype, np.floating) or jax.dtypes.issubdtype(x.dtype, np.integer)
+        real = jnp.issubdtype(x.dtype, np.floating) or jnp.issubdtype(x.dtype, np.integer)
         return f"{x.item():.6g}" if np.ndim(x) == 0 and real else f"<{x.dtype}{list(np.shape(x))}>"
     if isinstance(x, float):
         return f"{x:.6g}"

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from gdjax.arguments import is_array
 from gdjax.typing import Data, Key
@@ -55,17 +56,22 @@ def check_key(key: Any, reason: str) -> Key:
     """A typed key from an int seed, a legacy key or a typed key; otherwise an error. There is no hidden seed."""
     if key is None:
         raise ValueError(f"key is None, but {reason}; wanted a seed or a key: type key=0 or key=jax.random.key(0).")
-    if isinstance(key, (int, np.integer)) and not isinstance(key, bool) and not -(2**63) <= key < 2**63:
-        raise ValueError(f"key is {key}; wanted a seed of 64 bits at most: type key=0.")
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
-        with jax.ensure_compile_time_eval():  # inside jit a seed is as concrete as outside, and so is the order of the data
-            return jax.random.key(int(key))
-    if hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
-        return key
-    if hasattr(key, "dtype") and key.dtype == jnp.uint32 and key.shape == jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape:
-        with jax.ensure_compile_time_eval() if not isinstance(key, jax.core.Tracer) else contextlib.nullcontext():
-            return jax.random.wrap_key_data(key)
+        return _seeded(int(key))
+    array: Any = key
+    if hasattr(array, "dtype") and jnp.issubdtype(array.dtype, jax.dtypes.prng_key) and array.shape == ():
+        return array
+    if hasattr(array, "dtype") and array.dtype == jnp.uint32 and array.shape == jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape:
+        with jax.ensure_compile_time_eval() if not isinstance(array, Tracer) else contextlib.nullcontext():
+            return jax.random.wrap_key_data(array)
     raise TypeError(f"key is {_short(key)}; wanted one seed or key: type key=0 or key=jax.random.key(0).")
+
+
+def _seeded(seed: int) -> Key:
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"key is {seed}; wanted a seed of 64 bits at most: type key=0.")
+    with jax.ensure_compile_time_eval():  # inside jit a seed is as concrete as outside, and so is the order of the data
+        return jax.random.key(seed)
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

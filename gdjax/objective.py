@@ -289,7 +289,7 @@ def check_params(params: Params, argument: str = "params") -> Params:
             )
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
-            if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+            if jnp.issubdtype(dtype, jax.dtypes.prng_key):
                 raise TypeError(f"{where} is a key ({dtype}); wanted a real floating array: pass keys as data, or as key= with stochastic=True.")
             kind = "a complex" if jnp.issubdtype(dtype, jnp.complexfloating) else "a boolean" if dtype == jnp.bool_ else "an integer"
             hint = "split it into real and imaginary parts" if kind == "a complex" else "write 5.0 instead of 5, or convert it: jnp.asarray(x, jnp.float32)"

@@ -49,7 +49,7 @@ class Rule(Call, optax.GradientTransformationExtraArgs):
         self = super().__new__(
             cls,
             lambda params: self.build().init(params),
-            lambda grads, state, params=None, **extra: self.build().update(grads, state, params, **extra),
+            lambda updates, state, params=None, **extra: self.build().update(updates, state, params, **extra),
         )
         self._bind(factory, treedef, static, leaves)
         return self

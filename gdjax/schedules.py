@@ -105,7 +105,7 @@ def _progress(step: Number, steps: Number) -> Scalar:
     return jnp.where(some, jnp.clip(step / jnp.where(some, steps, 1), 0, 1), step >= 0)
 
 
-def _between(init_value: Number, end_value: Number, progress: Scalar) -> Scalar:
+def _between(init_value: Any, end_value: Any, progress: Any) -> Any:
     return init_value * (1 - progress) + end_value * progress  # exact at both ends
 
 

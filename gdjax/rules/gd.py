@@ -65,6 +65,6 @@ def gd(learning_rate):
 
     def update(grads, state, params=None, **extra):
         updates = tree.scale(-value_at(learning_rate, state.step), grads)
-        return updates, GDState(step=None if state.step is None else optax.safe_increment(state.step))
+        return updates, GDState(step=None if state.step is None else jnp.asarray(optax.safe_increment(state.step)))
 
     return init, update

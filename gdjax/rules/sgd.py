@@ -98,6 +98,6 @@ def sgd(learning_rate, momentum=None, *, dampening=None, weight_decay=None, nest
         velocity = None if momentum is None else accelerate(state.velocity, direction, step)
         if momentum is not None:
             direction = tree.add_scaled(direction, value_at(momentum, step), velocity) if nesterov else velocity
-        return tree.scale(-value_at(learning_rate, step), direction), SGDState(None if step is None else optax.safe_increment(step), velocity)
+        return tree.scale(-value_at(learning_rate, step), direction), SGDState(None if step is None else jnp.asarray(optax.safe_increment(step)), velocity)
 
     return init, update
