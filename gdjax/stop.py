@@ -24,7 +24,7 @@ class Observation(NamedTuple):
     value: Any  # the loss; for mini-batches the mean over the epoch, or the validation loss where there is one
     previous_value: Any  # at the step or epoch before; inf at the first
     grad_norm: Any  # ‖∇f‖₂; NaN for mini-batches
-    initial_grad_norm: Any  # ‖∇f‖₂ at the start; NaN for mini-batches
+    initial_grad_norm: Any  # ‖∇f‖₂ at the start; NaN at the start itself, and for mini-batches
     update_norm: Any  # ‖x_k − x_{k−1}‖₂; inf at the first, NaN where no rule needs it
     params_norm: Any  # ‖x_k‖₂
 
@@ -118,7 +118,7 @@ def grad_norm(atol=0.0, rtol=0.0):
     _positive("stop.grad_norm", "rtol", rtol, "grad_norm(rtol=1e-6)")
 
     def check(seen, state):
-        done = seen.grad_norm <= jnp.maximum(atol, rtol * seen.initial_grad_norm)
+        done = (seen.grad_norm <= atol) | (seen.grad_norm <= rtol * seen.initial_grad_norm)
         return jnp.where(done, Status.CONVERGED, RUNNING).astype(jnp.int32), state
 
     return Functions(_stateless, check, needs_gradient=True)

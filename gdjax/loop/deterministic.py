@@ -49,6 +49,7 @@ class Run(NamedTuple):
     rows: Any  # int32: how many
     previous: Any  # (params, value, grad_norm) last finite, where runs cannot be run again up to that point; else ()
     last: Any  # (value, grad_norm) last evaluated, where ``previous`` is kept; else ()
+    before: Any  # (value, grad_norm) evaluated before the last
     broke: Any  # int32: 1 if the last step led out of the finite and ``previous`` is one step back
 
 
@@ -70,9 +71,10 @@ def open_run(objective, progress: Progress, batch, names, capacity: int, keep_pr
     nan = jnp.asarray(jnp.nan, dtype)
     previous = (state.params, nan, nan) if keep_previous else ()
     history = jnp.full((capacity + EVERY, len(names)), jnp.nan, dtype)  # room for the last block
-    last = (nan, nan) if keep_previous else ()
+    before = (progress.seen.previous_value, progress.seen.previous_grad_norm)
+    last = before if keep_previous else ()
     running, none = jnp.int32(RUNNING), jnp.int32(0)
-    return Run(progress, nan, nan, aux, running, jnp.int32(-1), none, progress.seen.growth, history, none, previous, last, none)
+    return Run(progress, *before, aux, running, jnp.int32(-1), none, progress.seen.growth, history, none, previous, last, before, none)
 
 
 def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every, names, trips: int | None = None) -> Run:
@@ -89,14 +91,25 @@ def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every,
     def span(run):
         # The inner loop records into a block of its own: a long buffer carried through a small loop costs more than its arithmetic.
         history, rows, block = run.history, run.rows, jnp.full((every, len(names)), jnp.nan, run.history.dtype)
-        ends = jnp.minimum((lax.div(run.progress.state.step, jnp.int32(every)) + 1) * every, until)
+        step = run.progress.state.step
+        # The first step stands alone, so that the start is known to the others without being carried along.
+        ends = jnp.minimum(jnp.where(step == 0, 1, (lax.div(step, jnp.int32(every)) + 1) * every), until)
         inner = bounded_while(lambda run: goes_on(run, ends), body, run._replace(history=block, rows=jnp.int32(0)), None if trips is None else every)
+        inner = _noted(inner, step)
         run = inner._replace(history=lax.dynamic_update_slice_in_dim(history, inner.history, rows, 0), rows=rows + inner.rows)
         due = (run.code == RUNNING) & (lax.rem(run.progress.state.step, jnp.int32(every)) == 0)
         run = lax.cond(due, functools.partial(_inspect, rule, every), lambda run: run, run)
         return lax.cond(run.code == RUNNING, lambda run: run, functools.partial(_close, len(stop.members())), run)
 
-    return bounded_while(goes_on, span, run, None if trips is None else -(-trips // every))
+    return bounded_while(goes_on, span, run, None if trips is None else -(-trips // every) + 1)
+
+
+def _noted(run: Run, first_step) -> Run:
+    """What the scalars of the inner loop mean for the run: the start, and the point before the last one evaluated or moved from."""
+    value, grad_norm = here = run.last or (run.value, run.grad_norm)
+    previous = tree.where(run.code == RUNNING, here, run.before)
+    seen = look(run.progress.seen, first_step, value, grad_norm)
+    return run._replace(progress=run.progress._replace(seen=seen._replace(previous_value=previous[0], previous_grad_norm=previous[1])))
 
 
 def _close(members, run: Run) -> Run:
@@ -127,8 +140,9 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
     state, dtype = progress.state, run.value.dtype
     evaluation, count = stepping.evaluate(objective, rule, state, batch, reuse=True)
     value = evaluation.value.astype(dtype)
-    grad_norm = tree.norm(evaluation.grads, norm_scale(progress.seen, value)).astype(dtype)
-    seen = look(progress.seen, state.step, value, grad_norm)
+    before = run.last or (run.value, run.grad_norm)
+    grad_norm = tree.norm(evaluation.grads, norm_scale(before[1], value)).astype(dtype)
+    seen = progress.seen._replace(previous_value=before[0], previous_grad_norm=before[1])
     update_norm = jnp.full_like(value, jnp.nan) if isinstance(progress.square, tuple) else jnp.sqrt(progress.square)
     code, reason, stop_state = judge(seen, state.step, max_steps, value, grad_norm, update_norm, state.params, stop, progress.stop_state)
     goes_on = code == RUNNING
@@ -138,7 +152,7 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
         new, updates, more = stepping.advance(objective, rule, state, evaluation, batch)
         return Progress(
             state=new._replace(evaluations=state.evaluations + count + more),
-            seen=seen._replace(previous_value=value, previous_grad_norm=grad_norm),
+            seen=progress.seen,
             stop_state=stop_state,
             square=progress.square if isinstance(progress.square, tuple) else tree.vdot(updates, updates).astype(dtype),
             learning_rate=() if isinstance(progress.learning_rate, tuple) else jnp.asarray(stepping.learning_rate(rule, state.rule_state, new.rule_state)),
@@ -155,6 +169,7 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
         reason=reason if len(stop.members()) > 1 else run.reason,
         count=count,
         growth=run.growth,
+        before=before,
         history=write_row(run.history, row, run.rows) if names else run.history,
         rows=run.rows + record,
         **_shown(run, state, finite, value, grad_norm),
