@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +17,7 @@ from jax.core import Tracer
 from gdjax.arguments import is_array
 from gdjax.typing import Data, Key
 
+BLOCK_BYTES = 64 << 20  # of a stream held at once, or one batch if it is larger
 ORDERS = ("epoch", "replacement", False)
 
 
@@ -59,6 +62,8 @@ def check_key(key: Any, reason: str) -> Key:
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
         return _seeded(int(key))
     array: Any = key
+    if hasattr(array, "dtype") and jnp.issubdtype(array.dtype, jnp.integer) and array.shape == ():
+        return jax.random.key(array)
     if hasattr(array, "dtype") and jnp.issubdtype(array.dtype, jax.dtypes.prng_key) and array.shape == ():
         return array
     if hasattr(array, "dtype") and array.dtype == jnp.uint32 and array.shape == jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape:
@@ -119,6 +124,10 @@ class Stream:
 
     def __init__(self, source):
         self.source, self.epoch, self.batches, self.ahead = source, -1, iter(()), None
+        self.read: collections.deque = collections.deque()  # batches that were read but found no place in a block
+
+    def _next(self) -> Any:
+        return self.read.popleft() if self.read else next(self.batches, None)
 
     def start_epoch(self) -> None:
         """Begins the next pass over the source."""
@@ -138,22 +147,31 @@ class Stream:
         for _ in range(count):
             if self.ahead is None:
                 self.start_epoch()
-            self.ahead = next(self.batches, None)
+            self.ahead = self._next()
 
     @property
     def epoch_is_over(self) -> bool:
         """Whether the next batch starts a new epoch."""
         return self.ahead is None
 
-    def next_block(self, most: int) -> list[Any]:
-        """Up to ``most`` batches of the same shapes, none beyond the end of the epoch."""
+    def next_block(self, most: int, seconds: float = float("inf")) -> list[Any]:
+        """Up to ``most`` batches of the same shapes, none beyond the end of the epoch, read in about ``seconds``.
+
+        A block cut short by the time or by its size holds a power of two, since every other length is another program.
+        """
         if self.ahead is None:
             self.start_epoch()
-        block, shapes = [self.ahead], _shapes(self.ahead)
-        self.ahead = next(self.batches, None)
+        block, shapes, started = [self.ahead], _shapes(self.ahead), time.monotonic()
+        most = min(most, 1 << max((BLOCK_BYTES // max(tree_bytes(self.ahead), 1)).bit_length() - 1, 0))
+        self.ahead = self._next()
         while len(block) < most and self.ahead is not None and _shapes(self.ahead) == shapes:
+            if time.monotonic() - started > seconds:
+                size = 1 << (len(block).bit_length() - 1)
+                self.read.extend([*block[size + 1 :], self.ahead] if size < len(block) else [])
+                block, self.ahead = block[:size], block[size] if size < len(block) else self.ahead
+                break
             block.append(self.ahead)
-            self.ahead = next(self.batches, None)
+            self.ahead = self._next()
         return block
 
 
@@ -161,9 +179,20 @@ def _shapes(batch):
     return jax.tree.structure(batch), [np.shape(x) for x in jax.tree.leaves(batch)]
 
 
+def tree_bytes(batch) -> int:
+    """The bytes of a batch on the host."""
+    return sum(np.asarray(x).nbytes if not hasattr(x, "nbytes") else x.nbytes for x in jax.tree.leaves(batch))
+
+
 def stack(block: list[Any]) -> Any:
     """Batches of the same shapes as one pytree with a leading axis of batches, on the host."""
-    return jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *block)
+    return jax.tree.map(_stacked, *block)
+
+
+def _stacked(*leaves):
+    if hasattr(leaves[0], "dtype") and jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        return jnp.stack(leaves)
+    return np.stack([np.asarray(x) for x in leaves])
 
 
 def blocks(data: Data, size: int):

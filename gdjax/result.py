@@ -58,7 +58,7 @@ class Status(enum.IntEnum):
     NONFINITE = (
         5,
         "The loss or its gradient became NaN or infinite; the params are the last ones at which they were finite.",
-        "Look for log, sqrt or a division at the edge of its domain (jax.config.update('jax_debug_nans', True) finds the operation) and for NaN in the data; "
+        "Look for log, sqrt or a division at the edge of its domain (under jax.debug_nans(True), jax.grad of the loss finds it) and for NaN in the data; "
         "a smaller learning rate may avoid the edge.",
     )
     STOPPED = (6, "A stopping rule, the patience, a time limit or a callback asked to stop.", "Loosen it to go on from result.state.")
@@ -92,6 +92,7 @@ class Result:
         aux: what the loss returned beside its value, at the last evaluation; None without ``has_aux``.
         rule: the rule that was used, with its numbers; the default if none was given.
         diagnosis: scalars behind the advice.
+        model_state: that of ``params``, where the loss carries one; else None.
 
     ``status`` is a ``Status`` and ``converged`` a bool for a single concrete result; under traces and for batched results they are arrays of codes and
     booleans. ``print(result)`` is a short report with advice.
@@ -108,6 +109,7 @@ class Result:
     aux: Any
     rule: Any
     diagnosis: Diagnosis
+    model_state: Any = None
     kind: str = field(default="full batch", metadata={"static": True})  # or "mini-batches"
     reasons: tuple[str, ...] = field(default=(), metadata={"static": True})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -63,13 +64,21 @@ class Rule(Call, optax.GradientTransformationExtraArgs):
             name, kind = self.factory.__name__, type(made).__name__
             raise TypeError(f"{name} returned a {kind}; wanted (init, update) or (init, update, eval_params): type return init, update.")
         made = Functions(*made)._replace(eval_params=made.eval_params) if isinstance(made, Rule) else Functions(*made)
-        pair = optax.GradientTransformationExtraArgs(made.init, made.update)
-        return made._replace(update=optax.with_extra_args_support(pair).update)
+        return made._replace(update=_taking_what_it_names(made.update))
 
     @property
     def eval_params(self):
         """``eval_params(state, params)``, or None where the rule reports the point at which it takes gradients."""
         return self.build().eval_params
+
+
+def _taking_what_it_names(update):
+    """The update with any extra arguments; those it does not name are dropped, if it has no ``**extra`` to take them."""
+    parameters = inspect.signature(update).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return update
+    named = {parameter.name for parameter in parameters}
+    return lambda updates, state, params=None, **extra: update(updates, state, params, **{name: x for name, x in extra.items() if name in named})
 
 
 def rule(factory) -> Factory:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -99,9 +100,10 @@ def norm(a: Tree, scale=None) -> jax.Array:
     taken of a / scale to begin with.
     """
     if scale is not None:
-        inverse = (1 / scale).astype(dtype_of(a))
-        squares = [jnp.sum(jnp.square(_widen(x) * inverse)) for x in jax.tree.leaves(a)]
-        return (_root(sum(squares, jnp.zeros((), dtype_of(a)))) * scale).astype(dtype_of(a))
+        dtype = dtype_of(a)
+        inverse = (1 / scale).astype(dtype)
+        squares = [jnp.sum(jnp.square(_widen(x) * inverse.astype(_widen(x).dtype))).astype(dtype) for x in jax.tree.leaves(a)]
+        return (_root(sum(squares, jnp.zeros((), dtype))) * scale).astype(dtype)
     square = vdot(a, a)
     limits = jnp.finfo(square.dtype)
     sound = (square > limits.tiny / limits.eps) & (square < limits.max)
@@ -109,11 +111,12 @@ def norm(a: Tree, scale=None) -> jax.Array:
 
 
 def _rescaled_norm(a: Tree) -> jax.Array:
-    wide = [_widen(x) for x in jax.tree.leaves(a)]
-    largest = jnp.max(jnp.stack([jnp.zeros((), dtype_of(a)), *(jnp.max(jnp.abs(x), initial=0).astype(dtype_of(a)) for x in wide)]))
+    dtype = dtype_of(a)
+    wide = [_widen(x).astype(dtype) for x in jax.tree.leaves(a)]
+    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x), initial=0) for x in wide], jnp.zeros((), dtype))
     by = lax.stop_gradient(jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1))
-    scaled = [x / by.astype(x.dtype) for x in wide]
-    return by * _root(vdot(scaled, scaled)).astype(by.dtype)
+    squares = [jnp.sum(jnp.square(x / by)) for x in wide]
+    return by * _root(sum(squares, jnp.zeros((), dtype)))
 
 
 def dtype_of(a: Tree) -> Any:

@@ -114,7 +114,7 @@ def raise_not_finite(value: float, norm: float) -> NoReturn:
     what = f"the loss is {value}" if not np.isfinite(value) else f"the loss is {value:.6g} but its gradient norm is {norm}"
     raise ValueError(
         f"At the params given, {what}; wanted a finite loss and gradient to start from. Start elsewhere, check the data for NaN and the loss for log, sqrt or "
-        "division at the edge of its domain: jax.config.update('jax_debug_nans', True) finds the operation."
+        "division at the edge of its domain: with jax.debug_nans(True), jax.grad of the loss alone finds the operation."
     )
 
 
@@ -151,6 +151,7 @@ def finish(run: Run, objective, rule, batch, history: dict[str, Any], reasons: t
         state=Resumable(run.progress._replace(state=state._replace(params=last, step=state.step - run.broke)), history),
         aux=run.aux,
         rule=rule,
+        model_state=state.model_state,
         diagnosis=diagnosis,
         kind="full batch",
         reasons=reasons,

@@ -50,6 +50,7 @@ class Report(NamedTuple):
     value: float  # mean training loss of the epoch
     validation: float  # NaN without validation data
     params: Any
+    model_state: Any  # or None
 
 
 class Summary(NamedTuple):
@@ -133,7 +134,7 @@ class Streams:
 
     def at(self, step: int, epoch_start, last: int, most: int = 64) -> Block:
         """The next block; called once per segment, which makes all its steps."""
-        batches = self.stream.next_block(min(most, last - step))
+        batches = self.stream.next_block(min(most, last - step), host.SEGMENT_SECONDS)
         reach = step + len(batches)
         per_epoch = reach - int(epoch_start) if self.stream.epoch_is_over else int(UNKNOWN)
         return Block(sources.stack(batches), None, step, reach, per_epoch)
@@ -181,7 +182,7 @@ class _Driver:
         run, seen = self._go(self.plan, self.progress, block, reach)
         if not seen.sound and not self.plan.guard:
             # A gradient was not finite while the loss still was: run again, checking gradients, up to the last finite params.
-            run, seen = self._go(self.plan._replace(guard=True), kept, block, reach) if kept is not None else self._from_the_start(reach)
+            run, seen = self._go(self.plan._replace(guard=True), kept, block, reach) if kept is not None else self._from_the_start(block, reach)
         self.parts.append((np.asarray(run.steps)[: seen.rows].copy(), np.asarray(run.history)[: seen.rows].copy()))
         self.progress, self.aux, self.tail = run.progress, run.aux, seen.tail if seen.unfinished else None
         self.code, self.reason, self.step = int(seen.code), int(seen.reason), int(seen.step)
@@ -211,8 +212,10 @@ class _Driver:
         run, summary = _segment(plan, self.rule, progress, block.data, block.rows, self.stop, numbers, self.validation, self.capacity)
         return run, jax.device_get(summary)
 
-    def _from_the_start(self, reach) -> tuple[Run, Summary]:
+    def _from_the_start(self, block, reach) -> tuple[Run, Summary]:
         progress, guarded = self.again(), self.plan._replace(guard=True)
+        if self.plan.source == "stream":  # this is its first block: larger states of streams are guarded all along
+            return self._go(guarded, progress, block, reach)
         while True:
             block = self.source.at(int(progress.state.step), int(progress.epoch_start), self.last)
             run, seen = self._go(guarded, progress, block, min(reach, block.reach))
@@ -227,7 +230,8 @@ class _Driver:
             self.options.checkpoint(_copy(Resumable(self.progress, self._history())))
         if ended and self.options.callbacks:
             p = self.progress
-            report = Report(self.step, self.epochs, float(p.value), float(p.validation), tree.copy(stochastic.reported(self.rule, p.state)))
+            now = tree.copy((stochastic.reported(self.rule, p.state), p.state.model_state))
+            report = Report(self.step, self.epochs, float(p.value), float(p.validation), *now)
             told = any([_says_stop(callback(report)) for callback in self.options.callbacks])
         asked = watch.asked() if self.code == RUNNING else RUNNING
         if told and self.code == RUNNING:
@@ -296,14 +300,16 @@ def finish(plan: Plan, progress: Progress, code, reason, aux, rule, data, histor
     """The result of a run that has ended, on the host or in a trace."""
     (value, worse), params = _judged(progress), stochastic.reported(rule, progress.state)
     code = jnp.where((code == Status.MAX_STEPS) & worse, Status.DIVERGED, code).astype(jnp.int32)
+    model_state = progress.state.model_state
     if plan.keep_best:
-        known = progress.best.epoch > 0
-        params, value = tree.where(known, progress.best.params, params), jnp.where(known, progress.best.value, value)
+        known, best = progress.best.epoch > 0, progress.best
+        params, model_state = tree.where(known, (best.params, best.model_state), (params, model_state))
+        value = jnp.where(known, best.value, value)
     grad_norm, evaluations = progress.grad_norm, progress.state.evaluations
     if plan.whole:
         # Every batch was the whole: one more evaluation makes value and gradient norm those of the returned params, as for every full-batch run.
         key = stepping.step_key(plan.objective, progress.state)
-        there = stepping.value_and_grad(plan.objective, params, progress.state.model_state, data, key, None)
+        there = stepping.value_and_grad(plan.objective, params, model_state, data, key, None)
         value, grad_norm, evaluations = there.value, tree.norm(there.grads), evaluations + 1
     nan = jnp.float32(jnp.nan)
     return Result(
@@ -317,6 +323,7 @@ def finish(plan: Plan, progress: Progress, code, reason, aux, rule, data, histor
         state=state,
         aux=aux,
         rule=rule,
+        model_state=model_state,
         diagnosis=Diagnosis(progress.initial_value, progress.initial_grad_norm, progress.learning_rate, nan, reason),
         kind="full batch" if plan.whole else "mini-batches",
         reasons=reasons,

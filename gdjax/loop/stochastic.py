@@ -12,6 +12,8 @@ from jax import lax
 from gdjax import data as sources, stop as stopping, tree
 from gdjax.loop import step as stepping
 from gdjax.loop.deterministic import bounded_while, write_row
+from gdjax.loop.verdict import norm_scale
+from gdjax.objective import leading
 from gdjax.result import RUNNING, Status
 
 HISTORY = ("value", "grad_norm", "learning_rate", "evaluations", "validation")
@@ -32,6 +34,7 @@ class Best(NamedTuple):
     metric: Any  # validation loss, or the epoch's mean training loss
     epoch: Any  # int32: at the end of which
     params: Any  # with keep="best", else ()
+    model_state: Any  # likewise
     value: Any  # that epoch's mean training loss
 
 
@@ -85,8 +88,8 @@ class Plan(NamedTuple):
 
     @property
     def weighs(self) -> bool:
-        """Whether the last batch of an epoch counts for less than the others."""
-        return self.objective.is_sum and self.source != "stream" and self.count % self.batch_size != 0
+        """Whether the batches of an epoch may count differently, by their rows."""
+        return self.objective.is_sum and (self.source == "stream" or self.count % self.batch_size != 0)
 
 
 class Numbers(NamedTuple):
@@ -104,7 +107,7 @@ def begin(plan: Plan, rule, params, key, model_state, stop) -> Progress:
     """Before the first step."""
     nan, inf = jnp.asarray(jnp.nan, tree.dtype_of(params)), jnp.asarray(jnp.inf, tree.dtype_of(params))
     tally, zero = Tally(jnp.zeros_like(nan), jnp.zeros_like(nan)), jnp.int32(0)
-    best = Best(inf, zero, tree.copy(params) if plan.keep_best else (), nan)
+    best = Best(inf, zero, *(tree.copy((params, model_state)) if plan.keep_best else ((), ())), nan)
     state = stepping.start(rule, params, model_state, key)
     return Progress(
         state=state,
@@ -236,14 +239,15 @@ def _one_step(plan: Plan, rule, data, rows, numbers, most, inner: Inner, norm_he
     value = seen.value.astype(inner.value.dtype)
     sound, grad_norm = jnp.abs(value) <= most, inner.grad_norm
     if plan.guard:
-        norm = tree.norm(seen.grads).astype(value.dtype)
+        norm = tree.norm(seen.grads, norm_scale(inner.grad_norm, value)).astype(value.dtype)
         sound = sound & jnp.isfinite(norm)
         grad_norm = jnp.where(sound, norm, inner.grad_norm)
     elif norm_here is not None:
-        grad_norm = lax.cond(norm_here & sound, lambda g: tree.norm(g).astype(value.dtype), lambda g: inner.grad_norm, seen.grads)
+        scale = norm_scale(inner.grad_norm, value)
+        grad_norm = lax.cond(norm_here & sound, lambda g: tree.norm(g, scale).astype(value.dtype), lambda g: inner.grad_norm, seen.grads)
     new, _, more = stepping.advance(plan.objective, rule, state, seen, batch, weights, **_extra(plan, data, rows, numbers, state))
     new = tree.where(sound, new._replace(evaluations=state.evaluations + 1 + more), state._replace(evaluations=state.evaluations + 1))
-    share = None if weights is None else jnp.mean(weights.astype(value.dtype))
+    share = None if not plan.weighs else jnp.asarray(leading(batch), value.dtype) if weights is None else jnp.mean(weights.astype(value.dtype))
     kept = jnp.where(sound, value, 0)
     epoch = Tally(inner.epoch.total + (kept if share is None else share * kept), inner.epoch.count if share is None else inner.epoch.count + share * sound)
     record = inner.record
@@ -296,7 +300,7 @@ def end_epoch(plan: Plan, rule, run: Run, stop, numbers: Numbers, validation) ->
     held_out = _validate(plan, progress.state, params, validation).astype(value.dtype) if plan.validate else progress.validation
     metric = held_out if plan.validate else value
     better = metric < progress.best.metric
-    here = Best(metric, progress.epochs + 1, params if plan.keep_best else (), value)
+    here = Best(metric, progress.epochs + 1, *((params, progress.state.model_state) if plan.keep_best else ((), ())), value)
     best = tree.where(better, here, progress.best)
     waited = jnp.where(better, 0, progress.waited + 1).astype(jnp.int32)
     code, reason, stop_state = jnp.int32(RUNNING), jnp.int32(-1), progress.stop_state

@@ -57,7 +57,8 @@ def look(seen: Seen, step, value, grad_norm) -> Seen:
 
 def judge(seen: Seen, step, max_steps, value, grad_norm, update_norm, params, stop, stop_state) -> tuple[Any, Any, Any]:
     """(code, which stopping rule or −1, its new state) for a point just evaluated, as far as a step must know; ``close`` has the last word."""
-    shown = stopping.Observation(value, seen.previous_value, grad_norm, seen.initial_grad_norm, update_norm, tree.norm(params))
+    params_norm = tree.norm(params) if stop.build().needs_update else jnp.full_like(value, jnp.nan)
+    shown = stopping.Observation(value, seen.previous_value, grad_norm, seen.initial_grad_norm, update_norm, params_norm)
     code, reason, stop_state = stopping.codes(stop, shown, stop_state)
     code = jnp.where(code == RUNNING, seen.pending, code)
     code = jnp.where((code == RUNNING) & (step >= max_steps), Status.MAX_STEPS, code)
