@@ -58,7 +58,8 @@ def fit(
         has_aux: the loss returns aux beside its value.
         stochastic: the loss takes a key, folded anew at every step.
         model_state: a pytree carried from step to step through the loss, such as batch statistics.
-        callbacks: functions of a report (``step, epoch, value, validation, params, model_state``) called at the end of every epoch; one that returns True stops the run.
+        callbacks: functions of a report (``step, epoch, value, validation, params, model_state``), called at the end of every epoch; one that returns True
+            stops the run.
         progress: True or False, or None for a bar on a terminal once the run has taken two seconds. Needs the extra ``progress``.
         checkpoint: a function called with the resumable state at the end of every epoch.
         resume: ``result.state`` of an earlier run; with the same arguments, N steps and M more are N + M steps bit for bit.

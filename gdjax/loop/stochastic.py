@@ -238,12 +238,12 @@ def _one_step(plan: Plan, rule, data, rows, numbers, most, inner: Inner, norm_he
     seen, _ = stepping.evaluate(plan.objective, rule, state, batch, weights)
     value = seen.value.astype(inner.value.dtype)
     sound, grad_norm = jnp.abs(value) <= most, inner.grad_norm
+    scale = norm_scale(jnp.nan, value)  # of this batch alone: a norm must not depend on where the run is cut
     if plan.guard:
-        norm = tree.norm(seen.grads, norm_scale(inner.grad_norm, value)).astype(value.dtype)
+        norm = tree.norm(seen.grads, scale).astype(value.dtype)
         sound = sound & jnp.isfinite(norm)
         grad_norm = jnp.where(sound, norm, inner.grad_norm)
     elif norm_here is not None:
-        scale = norm_scale(inner.grad_norm, value)
         grad_norm = lax.cond(norm_here & sound, lambda g: tree.norm(g, scale).astype(value.dtype), lambda g: inner.grad_norm, seen.grads)
     new, _, more = stepping.advance(plan.objective, rule, state, seen, batch, weights, **_extra(plan, data, rows, numbers, state))
     new = tree.where(sound, new._replace(evaluations=state.evaluations + 1 + more), state._replace(evaluations=state.evaluations + 1))
