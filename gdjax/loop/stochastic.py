@@ -107,7 +107,8 @@ def begin(plan: Plan, rule, params, key, model_state, stop) -> Progress:
     """Before the first step."""
     nan, inf = jnp.asarray(jnp.nan, tree.dtype_of(params)), jnp.asarray(jnp.inf, tree.dtype_of(params))
     tally, zero = Tally(jnp.zeros_like(nan), jnp.zeros_like(nan)), jnp.int32(0)
-    best = Best(inf, zero, *(tree.copy((params, model_state)) if plan.keep_best else ((), ())), nan)
+    kept = tree.copy((params, model_state)) if plan.keep_best else ((), ())
+    best = Best(metric=inf, epoch=zero, params=kept[0], model_state=kept[1], value=nan)
     state = stepping.start(rule, params, model_state, key)
     return Progress(
         state=state,
@@ -300,7 +301,8 @@ def end_epoch(plan: Plan, rule, run: Run, stop, numbers: Numbers, validation) ->
     held_out = _validate(plan, progress.state, params, validation).astype(value.dtype) if plan.validate else progress.validation
     metric = held_out if plan.validate else value
     better = metric < progress.best.metric
-    here = Best(metric, progress.epochs + 1, *((params, progress.state.model_state) if plan.keep_best else ((), ())), value)
+    kept = (params, progress.state.model_state) if plan.keep_best else ((), ())
+    here = Best(metric=metric, epoch=progress.epochs + 1, params=kept[0], model_state=kept[1], value=value)
     best = tree.where(better, here, progress.best)
     waited = jnp.where(better, 0, progress.waited + 1).astype(jnp.int32)
     code, reason, stop_state = jnp.int32(RUNNING), jnp.int32(-1), progress.stop_state
