@@ -34,8 +34,8 @@ def capacity_for(records: int) -> int:
     return next(size for size in (1024, 1 << 14, MOST_RECORDS) if records <= size or size == MOST_RECORDS)
 
 
-def on_host(*, objective, rule, params, batch, stop, max_steps, names, record_every, resume, progress, key=None, model_state=None, hook=None) -> Result:
-    """A run in compiled segments. ``hook``, where given, is asked after each segment whether to stop: hook(run) -> RUNNING or a Status."""
+def on_host(*, objective, rule, params, batch, stop, max_steps, names, record_every, resume, progress, key=None, model_state=None) -> Result:
+    """A run in compiled segments, the host between them."""
     batch = jax.tree.map(jnp.asarray, batch)  # on the device once, not per segment
     inputs = _begin(objective, rule, params, batch, key, model_state, stop, names) if resume is None else resume.progress
     history = _History(names, record_every, resume)
@@ -56,14 +56,16 @@ def on_host(*, objective, rule, params, batch, stop, max_steps, names, record_ev
             if code != RUNNING and not (np.isfinite(value) and np.isfinite(norm)):
                 run, first = _before_it_broke(run, segment, (inputs, first), older, history)
             history.add(run, first)
-            asked = RUNNING if code != RUNNING else watch.asked() or (hook(run) if hook else RUNNING)
+            asked = RUNNING if code != RUNNING else watch.asked()
             if code == RUNNING and asked != RUNNING:
                 # The host stops here: one more evaluation, so that value and gradient norm belong to the params that are returned.
-                run = segment(run.progress, step + 1, step)
+                last = segment(run.progress, step + 1, step)
                 limited = next((i for i, m in enumerate(stop.members()) if m.build().seconds is not None), -1)
-                if int(run.code) != Status.NONFINITE:
-                    run = run._replace(code=jnp.int32(asked), reason=jnp.int32(limited if asked == Status.STOPPED else -1))
-                history.add(run, step)
+                if np.isfinite(float(last.value)) and np.isfinite(float(last.grad_norm)):
+                    run, first = last._replace(code=jnp.int32(asked), reason=jnp.int32(limited if asked == Status.STOPPED else -1)), step
+                else:
+                    run, first = _before_it_broke(last, segment, (run.progress, step), (inputs, first), history)
+                history.add(run, first)
             if code != RUNNING or asked != RUNNING:
                 return finish(run, objective, rule, batch, history.arrays(), tuple(m.factory.__name__ for m in stop.members()))
             older, inputs = (inputs, first), run.progress
