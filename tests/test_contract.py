@@ -359,7 +359,7 @@ def test_scalars_of_every_kind_are_params(case, number):
     expected, _ = compiled_step(rule, loss, rule.init(jnp.array([5.0])), jnp.array([5.0]))
     assert jnp.shape(updates) == ()
     assert updates.dtype == jnp.float32
-    np.testing.assert_allclose(updates, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(updates, expected[0], rtol=1e-7)
 
 
 @every
