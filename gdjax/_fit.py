@@ -38,8 +38,9 @@ def fit(
             ``gdjax.finite_sum``, with which chunks and ragged last batches are exact.
         params: a pytree of real floating arrays; not modified or donated.
         data: a pytree of arrays with a common leading axis n, or a re-iterable stream of batches (then ``batch_size=None``: the stream makes the batches).
-        rule: a rule or any optax transformation. None takes, for full batches, the default of ``minimize``; for mini-batches Prodigy
-            (``optax.contrib.prodigy``) with a cosine decay to zero over the run. Both need no learning rate. ``result.rule`` says which.
+        rule: a rule or any optax transformation. None takes a rule that needs no learning rate: for full batches the default of ``minimize``; for mini-batches
+            ``gdjax.parameter_free_adam(steps)``, whose step sizes fall to zero over the run (over no given length, for streams without ``steps``, where the
+            average of the last points is returned). ``result.rule`` says which; a run resumed to another length keeps its decay with ``rule=result.rule``.
         batch_size: examples per step, 1 ≤ batch_size ≤ n; None for all of them.
         epochs: how long, in passes over the data; a total of the run, resumed parts included. An epoch is ⌈n / batch_size⌉ steps: its last batch is filled up
             with the first rows of its order, which have weight 0 in a finite sum.
@@ -97,6 +98,7 @@ def fit(
     if whole and not (validation is not None or patience or keep == "best" or callbacks or checkpoint):
         return _full_batch(inside, rule, data, epochs if steps is None else steps, stop, history, record_every, progress, **common)
     plan = _plan(objective, history, batch_size, count, bool(shuffle), whole, keep, validation, bool(record_every))
+    plan = plan._replace(independent=shuffle == "replacement" and plan.source == "rows")
     per_epoch = None if count is None else sources.steps_per_epoch(count, plan.batch_size)
     total = steps if steps is not None or epochs is None or per_epoch is None else epochs * per_epoch
     if total is not None:
@@ -106,7 +108,8 @@ def fit(
     check.check_stop_kind(stop, whole)
     default = default_full_batch_rule if whole else lambda: default_rule(total)
     rule = default() if rule is None else as_rule(rule)
-    check.check_resume(resume, mini_batch.Resumable, params, rule, stop, params if plan.keep_best else ())
+    offered = {} if resume is None else batches.offered_at_start(plan, rule, data, key)
+    check.check_resume(resume, mini_batch.Resumable, params, rule, stop, params if plan.keep_best else (), offered)
     return (mini_batch.traced if inside else mini_batch.on_host)(plan, asked, rule, params, data, key, model_state, stop, validation, resume)
 
 

@@ -11,6 +11,7 @@ from jax import lax
 
 from gdjax import tree
 from gdjax.arguments import is_array
+from gdjax.parts.examples import Examples
 from gdjax.typing import Batch, Params
 
 BLOCK_BYTES = 512 * 1024  # rows of a block fit a core's second-level cache with room for what the loss makes of them
@@ -109,6 +110,14 @@ class Objective:
         # Chunks are laid out by value_and_grad; under jit the gradient is not used and so not computed.
         seen = self.value_and_grad(params, batch, model_state=model_state, key=key)
         return seen.value, seen.aux
+
+    def examples(self, batch, weights=None, independent: bool = False) -> Examples | None:
+        """The rows of a batch as examples, or None where the loss cannot be taken apart into functions of the params alone. Nothing is traced yet."""
+        if not self.is_sum or self.stochastic:
+            return None
+        declared = self.loss_fn.example_loss_fn
+        loss_fn = (lambda params, example: declared(params, example)[0]) if self.has_aux else declared
+        return Examples(loss_fn, self.loss_fn.regularizer, batch, None if weights is None else weights > 0, independent)
 
     def _call(self, params, batch, model_state, key):
         before = [params, model_state] if self.stateful else [params]

@@ -213,9 +213,10 @@ def _overshoots(result: Result, norms, fell, steps) -> bool:
 
 def _is_plain(rule) -> bool:
     """Whether the steps are the learning rate times the gradient, with momentum or not, to go by the rule's arguments."""
-    known = {"learning_rate", "momentum", "nesterov", "dampening", "weight_decay", "maximize", "accumulator_dtype"}
+    known = {"learning_rate", "momentum", "nesterov", "weight_decay", "accumulator_dtype"}
     arguments = getattr(rule, "arguments", {})
-    return "learning_rate" in arguments and set(arguments) <= known and not arguments.get("maximize")
+    other = {name: value for name, value in arguments.items() if name not in known}
+    return "learning_rate" in arguments and set(other) <= {"dampening", "maximize", "ema"} and all(value is None or value is False for value in other.values())
 
 
 def _curvature(result: Result) -> float:

@@ -49,22 +49,30 @@ class Rule(Call, optax.GradientTransformationExtraArgs):
         # The pair is built when it is used, not here: leaves may be tracers, None, masks or object().
         self = super().__new__(
             cls,
-            lambda params: self.build().init(params),
+            lambda params, **offered: self.build().init(params, **offered),
             lambda updates, state, params=None, **extra: self.build().update(updates, state, params, **extra),
         )
         self._bind(factory, treedef, static, leaves)
         return self
 
     def build(self) -> Functions:
-        """The functions for these arguments."""
+        """The functions for these arguments; ``init`` and ``update`` take all that drivers offer and use what they name."""
+        made = self._made()
+        return made._replace(init=_taking_what_it_names(made.init), update=_taking_what_it_names(made.update))
+
+    @property
+    def init_takes_more(self) -> bool:
+        """Whether ``init`` names something beside the params, which ``fit`` offers: ``num_examples``, ``batch_size``, ``examples``, ``key``."""
+        return len(inspect.signature(self._made().init).parameters) > 1
+
+    def _made(self) -> Functions:
         made = super().build()
         if not isinstance(made, tuple) and hasattr(made, "init") and hasattr(made, "update"):
             made = made.init, made.update  # optax.MultiSteps
         if not isinstance(made, tuple) or not 2 <= len(made) <= 3:
             name, kind = self.factory.__name__, type(made).__name__
             raise TypeError(f"{name} returned a {kind}; wanted (init, update) or (init, update, eval_params): type return init, update.")
-        made = Functions(*made)._replace(eval_params=made.eval_params) if isinstance(made, Rule) else Functions(*made)
-        return made._replace(update=_taking_what_it_names(made.update))
+        return Functions(*made)._replace(eval_params=made.eval_params) if isinstance(made, Rule) else Functions(*made)
 
     @property
     def eval_params(self):
@@ -72,13 +80,13 @@ class Rule(Call, optax.GradientTransformationExtraArgs):
         return self.build().eval_params
 
 
-def _taking_what_it_names(update):
-    """The update with any extra arguments; those it does not name are dropped, if it has no ``**extra`` to take them."""
-    parameters = inspect.signature(update).parameters.values()
+def _taking_what_it_names(function):
+    """The init or update with any extra arguments; those it does not name are dropped, if it has no ``**extra`` to take them."""
+    parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return update
+        return function
     named = {parameter.name for parameter in parameters}
-    return lambda updates, state, params=None, **extra: update(updates, state, params, **{name: x for name, x in extra.items() if name in named})
+    return lambda *given, **extra: function(*given, **{name: x for name, x in extra.items() if name in named})
 
 
 def rule(factory) -> Factory:
@@ -145,6 +153,7 @@ def chain(*rules):
     """
     members = [as_rule(member, "chain: a member") for member in rules]
     pair = optax.chain(*members)
+    takes_more = any(member.init_takes_more for member in members)
     readers = [(index, member.eval_params) for index, member in enumerate(members) if member.eval_params is not None]
 
     def eval_params(state, params):
@@ -152,7 +161,10 @@ def chain(*rules):
             params = reader(state[index], params)
         return params
 
-    return pair.init, pair.update, eval_params if readers else None
+    def init(params, **offered):
+        return tuple(member.init(params, **offered) for member in members)
+
+    return init if takes_more else pair.init, pair.update, eval_params if readers else None
 
 
 def eval_params(rule: Any, state: RuleState, params: Params) -> Params:

@@ -33,16 +33,21 @@ class LossFn(Protocol):
 
 
 class InitFn(Protocol):
-    """``init(params) -> state``: the state of a rule before its first step."""
+    """``init(params) -> state``: the state of a rule before its first step.
 
-    def __call__(self, params: Params) -> RuleState: ...
+    A rule may name more, which ``fit`` offers by keyword for data in memory: ``num_examples``, ``batch_size``, ``examples`` (of a ``finite_sum``, else None)
+    and ``key``.
+    """
+
+    def __call__(self, params: Params, **offered: Any) -> RuleState: ...
 
 
 class UpdateFn(Protocol):
     """``update(grads, state, params, **extra) -> (updates, state)``: one step of a rule, without side effects.
 
     Drivers offer, by keyword: ``value`` and ``grad`` (at ``params``), ``value_fn`` and ``value_and_grad_fn`` (params -> value [, gradient] on the same
-    batch); ``fit`` also ``indices``, ``num_examples`` and ``full_value_and_grad_fn``. A rule names what it takes and ignores the rest in ``**extra``.
+    batch); ``fit`` also ``indices``, ``num_examples``, ``batch_size`` and ``full_value_and_grad_fn``, and for a ``finite_sum`` ``examples`` and
+    ``example_grads_fn`` (params -> gradients of the batch's examples, stacked). A rule names what it takes and ignores the rest in ``**extra``.
     """
 
     def __call__(self, grads: Grads, state: RuleState, params: Params | None = None, **extra: Any) -> tuple[Updates, RuleState]: ...

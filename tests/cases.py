@@ -6,6 +6,8 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import optax
 
 import gdjax
@@ -30,10 +32,19 @@ class Case:
     translation: bool = True  # moving the origin moves the path
     rescaling: float | None = 1  # s × loss with number / s**rescaling has the same path: 1 for a learning rate, −1 for a smoothness, 0 for none; None: no power
     regularization: float = 0.0  # what the rule adds to the loss, times ‖x‖²/2
-    steps: int = 400  # enough to converge to 1e-4
+    steps: int = 400  # enough to converge to the accuracy
+    accuracy: float = 1e-4  # of the params after these steps; larger only for rules that go on moving around the minimum
 
     def __str__(self):
         return f"{self.name}-{self.variant}" if self.variant else self.name
+
+
+# Rules that need a data set, not the gradient of a function: rules/test_finite_sums.py holds them to the laws that make sense for them.
+ON_DATA = ("loopless_svrg", "page", "sag", "saga", "svrg")
+
+
+def _vectors(params):
+    return jax.tree.map(lambda x: jnp.size(x) > 1, params)
 
 
 def _armijo(reference, h=0.1):
@@ -53,6 +64,12 @@ CASES = [
     Case("sgd", lambda h=0.1: gdjax.sgd(h, 0.8), "momentum", twin=lambda: optax.sgd(0.1, 0.8), number=0.1),
     Case("sgd", lambda h=0.1: gdjax.sgd(h, 0.8, nesterov=True), "nesterov", twin=lambda: optax.sgd(0.1, 0.8, nesterov=True), number=0.1),
     Case("sgd", lambda h=0.3: gdjax.sgd(h, 0.8, dampening=0.6), "dampening"),
+    Case(
+        "sgd",
+        lambda h=0.3: gdjax.sgd(h, 0.8, ema=True),
+        "average",
+        twin=lambda: optax.chain(optax.ema(0.8, debias=False), optax.sgd(0.3)),
+    ),
     Case(
         "sgd",
         lambda h=0.1: gdjax.sgd(gdjax.schedules.linear(h, h / 2, 50), 0.8, weight_decay=0.2, nesterov=True),
@@ -177,4 +194,146 @@ CASES = [
     Case("accelerated", lambda: gdjax.accelerated(), number=None, functions=True, needs_params=True, backwards=False, rotation=False, rescaling=0),
     Case("accelerated", lambda h=0.1: gdjax.accelerated(h, restart="function"), "function", number=0.1, functions=True, needs_params=True, backwards=False),
     Case("accelerated", lambda h=0.1: gdjax.accelerated(h, restart=None), "no restart", number=0.1, functions=True, needs_params=True, backwards=False),
+    # Not 1: at first the estimate is h times the distance, so that h = 1 is a kink of everything.
+    Case("d_adaptation", lambda h=1.2: gdjax.d_adaptation(h, first_distance=0.2), number=1.2, needs_params=True, rescaling=0),
+    Case(
+        "d_adaptation",
+        lambda h=1.0: gdjax.d_adaptation(h, 0.5, weight_decay=0.2, first_distance=0.1, growth_rate=1.1, coefficient=1.0),
+        "everything",
+        number=1.0,
+        needs_params=True,
+        translation=False,
+        rescaling=None,
+        regularization=0.2,
+    ),
+    Case(
+        "prodigy",
+        lambda h=1.0: gdjax.prodigy(gdjax.schedules.exponential(h, 0.98, 1), first_distance=0.1, eps=1e-20),
+        number=1.0,
+        needs_params=True,
+        rotation=False,
+        rescaling=0,
+        steps=600,
+    ),
+    Case(
+        "prodigy",
+        lambda h=1.0: gdjax.prodigy(gdjax.schedules.exponential(h, 0.98, 1), bias_correction=True, first_distance=0.1, eps=1e-20),
+        "bias correction",
+        twin=lambda: optax.contrib.prodigy(optax.exponential_decay(1.0, 1, 0.98), estim_lr0=0.1, eps=1e-20),
+        twin_rtol=1e-5,
+        number=1.0,
+        needs_params=True,
+        rotation=False,
+        rescaling=0,
+        steps=600,
+    ),
+    Case(
+        "parameter_free_adam",
+        lambda h=0.8: gdjax.parameter_free_adam(400.0, learning_rate=h),
+        number=0.8,
+        needs_params=True,
+        searches=True,
+        rotation=False,
+        rescaling=0,
+    ),
+    Case(
+        "parameter_free_adam",
+        lambda h=0.8: gdjax.parameter_free_adam(learning_rate=h, first_distance=0.1),
+        "anytime",
+        number=0.8,
+        needs_params=True,
+        rotation=False,
+        rescaling=0,
+        steps=3000,
+        accuracy=0.01,
+    ),
+    Case("parameter_free_sgd", lambda h=0.8: gdjax.parameter_free_sgd(400.0, learning_rate=h), number=0.8, needs_params=True, searches=True, rescaling=0),
+    Case(
+        "mechanic",
+        lambda h=0.3: gdjax.mechanic(gdjax.sgd(h), first_scale=0.01),
+        needs_params=True,
+        translation=False,
+        steps=1000,
+        accuracy=0.05,  # its scale is learnt without end
+    ),
+    Case("mechanic", lambda h=0.3: gdjax.mechanic(gdjax.sgd(h), first_scale=0.01, weight_decay=0.0), "no decay", needs_params=True, steps=1000, accuracy=0.05),
+    Case("dog", lambda r=0.1: gdjax.dog(r), twin=lambda: optax.contrib.dog(init_step=("distance", 0.1), eps=0.0), number=0.1, needs_params=True, rescaling=0),
+    Case("dog", lambda: gdjax.dog(), "default", number=None, needs_params=True, translation=False, rescaling=0, steps=2000),
+    Case("l_dog", lambda r=0.1: gdjax.l_dog(r), number=0.1, needs_params=True, elementwise=False, rotation=False, rescaling=0),
+    Case("dowg", lambda r=0.1: gdjax.dowg(r), twin=lambda: optax.contrib.dowg(init_estim_sq_dist=0.01, eps=0.0), number=0.1, needs_params=True, rescaling=0),
+    Case("sps", lambda h=0.1: gdjax.sps(first_learning_rate=h, steps_per_epoch=3), number=0.1, functions=True),
+    Case("sps", lambda h=0.3: gdjax.sps(-1.0, scaling=2.0, max_learning_rate=h, growth=None), "no growth", functions=True, rescaling=None),
+    Case("dec_sps", lambda h=0.6: gdjax.dec_sps(scaling=0.5, max_learning_rate=h), number=0.6, functions=True, steps=3000),
+    Case("mom_sps", lambda h=0.3: gdjax.mom_sps(momentum=0.6, max_learning_rate=h), functions=True),
+    Case("mom_sps", lambda h=0.1: gdjax.mom_sps(momentum=0.4, growth=1.5, first_learning_rate=h, steps_per_epoch=2), "growth", number=0.1, functions=True),
+    Case("ngn", lambda h=0.3: gdjax.ngn(h, lower_bound=-1.0), functions=True, rescaling=None),
+    Case("ngn", lambda h=0.3: gdjax.ngn(gdjax.schedules.linear(h, h / 2, 50)), "schedule", functions=True),
+    Case("ali_g", lambda h=0.1: gdjax.ali_g(h, momentum=0.7), number=0.1, functions=True),
+    Case("momo", lambda h=0.3: gdjax.momo(h), twin=lambda: optax.contrib.momo(0.3), functions=True, needs_params=True),
+    Case(
+        "momo",
+        lambda h=0.1: gdjax.momo(h, momentum=0.5, lower_bound=None),
+        "estimated",
+        number=0.1,
+        functions=True,
+        needs_params=True,
+        steps=1000,
+    ),
+    Case(
+        "momo",
+        lambda h=0.1: gdjax.momo(h, weight_decay=0.2),
+        "weight decay",
+        number=0.1,
+        functions=True,
+        needs_params=True,
+        translation=False,
+        rescaling=None,
+        regularization=0.2,
+    ),
+    Case(
+        "stochastic_line_search",
+        lambda h=0.1: gdjax.stochastic_line_search(0.3, first_learning_rate=h, steps_per_epoch=3),
+        number=0.1,
+        functions=True,
+        needs_params=True,
+        backwards=False,
+    ),
+    Case("average", lambda h=0.3: gdjax.average(gdjax.sgd(h)), twin=lambda: optax.sgd(0.3), needs_params=True),
+    Case("schedule_free_sgd", lambda h=1.0: gdjax.schedule_free_sgd(h, warmup_steps=5, step_power=2.0), number=1.0, needs_params=True),
+    Case(
+        "schedule_free",
+        lambda h=0.3: gdjax.schedule_free(gdjax.sgd(h)),
+        twin=lambda: optax.contrib.schedule_free(optax.sgd(0.3), 0.3),
+        needs_params=True,
+        steps=3000,
+    ),
+    Case(
+        "schedule_free_polyak",
+        lambda momentum=0.8: gdjax.schedule_free_polyak(momentum=momentum, max_learning_rate=0.5, step_power=4.0),
+        number=0.8,
+        needs_params=True,
+        functions=True,
+        rescaling=None,
+        steps=1000,
+    ),
+    Case("lookahead", lambda h=0.1: gdjax.lookahead(gdjax.sgd(h, 0.8)), number=0.1, needs_params=True),
+    Case("outer_loop", lambda h=0.1: gdjax.outer_loop(gdjax.sgd(h), period=5), number=0.1, needs_params=True, steps=1000),
+    Case("musgd", lambda h=0.1: gdjax.musgd(h, 0.8), twin=lambda: optax.sgd(0.1, 0.8, nesterov=True), number=0.1, needs_params=True),
+    Case("muon", lambda h=0.3: gdjax.muon(0.02, gdjax.sgd(h)), twin=lambda: optax.sgd(0.3)),
+    Case("sam", lambda h=0.1: gdjax.sam(gdjax.sgd(h, 0.8), 1e-5), number=0.1, needs_params=True, functions=True),
+    Case("asam", lambda h=0.1: gdjax.asam(gdjax.sgd(h, 0.8), 1e-5), number=0.1, needs_params=True, functions=True, rotation=False, translation=False),
+    Case(
+        "lars",
+        lambda h=0.3: gdjax.lars(gdjax.schedules.exponential(h, 0.985, 1), 0.5, weight_decay=0.2, trust=0.5, nesterov=True, layers=_vectors),
+        needs_params=True,
+        elementwise=False,
+        rotation=False,
+        translation=False,
+        rescaling=None,
+        regularization=0.2,
+        steps=600,
+    ),
+    Case("sign_error_feedback", lambda h=0.1: gdjax.sign_error_feedback(h), number=0.1, rotation=False, elementwise=False, steps=600),
+    Case("ef21", lambda h=0.1: gdjax.ef21(gdjax.gd(h), 0.3), number=0.1, rotation=False, steps=1000),
+    Case("ef21", lambda h=0.1: gdjax.ef21(gdjax.gd(h), 2), "2", number=0.1, rotation=False, steps=1000),
 ]

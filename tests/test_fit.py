@@ -427,7 +427,7 @@ def test_a_gradient_that_breaks_while_the_loss_is_fine():
 
 def test_the_default_rule_needs_no_rate():
     made = gdjax.fit(mean_loss, start(), data(), batch_size=8, epochs=60, key=0)
-    assert "prodigy" in repr(made.rule)
+    assert repr(made.rule) == "parameter_free_adam(steps=300)"
     best = np.linalg.lstsq(X, Y, rcond=None)[0]
     optimum = ((X @ best - Y) ** 2).mean() / 2
     assert float(gdjax.evaluate(mean_loss, made.params, data())) < 1.1 * optimum

@@ -16,11 +16,7 @@ LAYERS = {
     "rule": 2,
     "schedules": 2,
     "linesearch": 2,
-    "backtracking": 2,
-    "conjugate": 2,
-    "subspace": 2,
-    "first_step": 2,
-    "spectral": 2,
+    "parts": 2.5,  # made of layer 2, made into rules
     "rules": 3,
     "objective": 3,
     "data": 3,

@@ -65,7 +65,8 @@ def test_they_show_the_call_that_makes_them():
     assert repr(gdjax.sgd(0.1, momentum=0.9, nesterov=True)) == "sgd(learning_rate=0.1, momentum=0.9, nesterov=True)"
     assert repr(gdjax.sgd(jnp.geomspace(0.1, 1.0, 5))) == "sgd(learning_rate=<float32[5]>)"
     assert repr(gdjax.chain(gdjax.gd(0.5), gdjax.rule(optax.scale)(2.0))) == "chain(gd(learning_rate=0.5), scale(step_size=2))"
-    assert repr(gdjax.sgd) == ("<rule factory sgd(learning_rate, momentum=None, *, dampening=None, weight_decay=None, nesterov=False, maximize=False)>")
+    arguments = "learning_rate, momentum=None, *, dampening=None, weight_decay=None, nesterov=False, maximize=False, ema=False"
+    assert repr(gdjax.sgd) == f"<rule factory sgd({arguments})>"
     assert repr(gdjax.gd(jnp.bfloat16(0.5))) == repr(gdjax.gd(np.float64(0.5))) == "gd(learning_rate=0.5)"
     assert repr(gdjax.rule(optax.add_noise)(0.1, 0.5, jax.random.key(0))) == "add_noise(eta=0.1, gamma=0.5, key=<key<fry>[]>)"
     jax.jit(lambda rule: chex.assert_equal(repr(rule), "gd(learning_rate=<traced float32[]>)"))(gdjax.gd(0.1))
@@ -75,7 +76,8 @@ def test_they_show_the_call_that_makes_them():
 
 def test_their_arguments_are_named():
     rule = gdjax.sgd(0.1, 0.9)
-    assert rule.arguments == {"learning_rate": 0.1, "momentum": 0.9, "dampening": None, "weight_decay": None, "nesterov": False, "maximize": False}
+    others = {"dampening": None, "weight_decay": None, "nesterov": False, "maximize": False, "ema": False}
+    assert rule.arguments == {"learning_rate": 0.1, "momentum": 0.9, **others}
     assert rule.leaves == (0.1, 0.9)
 
 

@@ -51,6 +51,7 @@ TABLE = [
         ([0.3, lambda t: reference.linear(t, 0.2, 0.1, 50), 0.01], [10, 99]),
         optax.join_schedules([optax.constant_schedule(0.3), optax.linear_schedule(0.2, 0.1, 50), optax.constant_schedule(0.01)], [10, 99]),
     ),
+    ("minimax", schedules.minimax(3.5, 0.7, 100), (3.5, 0.7, 100), None),
     ("silver", schedules.silver(3.5), (3.5,), None),
     ("anytime", schedules.anytime(3.5), (3.5,), None),
     ("long_steps", schedules.long_steps(3.5, 100), (3.5, 100), None),

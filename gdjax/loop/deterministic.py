@@ -64,9 +64,7 @@ def begin(objective, rule, params, batch, key, model_state, stop, names) -> Prog
 def open_run(objective, progress: Progress, batch, names, capacity: int, keep_previous: bool) -> Run:
     """A run that continues from ``progress``, with an empty history of ``capacity`` rows."""
     state, dtype = progress.state, tree.dtype_of(progress.state.params)
-    shape = jax.eval_shape(
-        lambda s: stepping.value_and_grad(objective, s.params, s.model_state, batch, stepping.step_key(objective, s), None), state
-    )
+    shape = jax.eval_shape(lambda s: stepping.value_and_grad(objective, s.params, s.model_state, batch, stepping.step_key(objective, s), None), state)
     aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape.aux)
     nan = jnp.asarray(jnp.nan, dtype)
     previous = (state.params, nan, nan) if keep_previous else ()

@@ -132,9 +132,13 @@ def finish(run: Run, objective, rule, batch, history: dict[str, Any], reasons: t
     params, evaluations = last, state.evaluations + run.count
     if rule.eval_params is not None:
         # The rule reports another point than the one where it takes gradients: value and gradient norm must be those of the point reported.
-        params = rule.eval_params(state.rule_state, params)
-        there = stepping.value_and_grad(objective, params, state.model_state, batch, stepping.step_key(objective, state), None)
-        value, grad_norm, evaluations = there.value, tree.norm(there.grads), evaluations + 1
+        reported = rule.eval_params(state.rule_state, params)
+        there = stepping.value_and_grad(objective, reported, state.model_state, batch, stepping.step_key(objective, state), None)
+        norm, evaluations = tree.norm(there.grads), evaluations + 1
+        # CONVERGED is said of the point where gradients are taken: if an average of the way there is not as good, that point is what was asked for.
+        behind = (run.code == Status.CONVERGED) & (norm > grad_norm)
+        params = tree.where(behind, params, tree.cast_like(reported, params))
+        value, grad_norm = pick(behind, value, there.value), pick(behind, grad_norm, norm)
     diagnosis = Diagnosis(
         initial_value=pick(state.step == 0, run.value, seen.initial_value),
         initial_grad_norm=pick(state.step == 0, run.grad_norm, seen.initial_grad_norm),

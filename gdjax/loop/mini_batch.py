@@ -68,8 +68,8 @@ class Summary(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("plan",))
-def _begin(plan, rule, params, key, model_state, stop) -> Progress:
-    return tree.copy(stochastic.begin(plan, rule, params, key, model_state, stop))
+def _begin(plan, rule, params, key, model_state, stop, data) -> Progress:
+    return tree.copy(stochastic.begin(plan, rule, params, key, model_state, stop, data))
 
 
 @jax.jit
@@ -102,7 +102,7 @@ class Arrays:
     """In-memory data: blocks of epochs whose order is made on the host from the key alone."""
 
     def __init__(self, data, plan: Plan, options: Options, key):
-        self.data, self.plan, self.options = jax.tree.map(jnp.asarray, data), plan, options  # on the device once, not per segment
+        self.data, self.plan, self.options = data, plan, options
         self.words = np.zeros(0, np.uint32) if plan.source == "order" else sources.key_words(key)
         per_epoch = options.per_epoch * plan.batch_size
         wanted = options.epochs if options.epochs is not None else -(-options.steps // options.per_epoch)
@@ -142,10 +142,12 @@ class Streams:
 
 def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, stop, validation, resume) -> Result:
     """A run in compiled segments."""
-    progress = _begin(plan, rule, params, key, model_state, stop) if resume is None else _copy(resume.progress)
+    data = data if plan.source == "stream" else jax.tree.map(jnp.asarray, data)  # on the device once, not per segment
+    begin = functools.partial(_begin, plan, rule, params, key, model_state, stop, data if rule.init_takes_more and plan.source != "stream" else None)
+    progress = begin() if resume is None else _copy(resume.progress)
     validation = jax.tree.map(jnp.asarray, validation)
     large = tree.bytes_of(progress) > SNAPSHOT_BYTES
-    again = (lambda: _begin(plan, rule, params, key, model_state, stop)) if resume is None else (lambda: _copy(resume.progress))
+    again = begin if resume is None else (lambda: _copy(resume.progress))
     guarded = plan._replace(guard=large and plan.source == "stream")
     driver = _Driver(guarded, options, rule, data, stop, validation, resume, progress, again, large)
     limits = [float(limit) for m in (stop.members() if stop else ()) if (limit := m.build().seconds) is not None]
@@ -276,7 +278,7 @@ def _earlier(resume, names, step):
     if set(before) != {"step", *names}:
         return np.zeros(0, np.int32), np.zeros((0, len(names)))
     keep = (before["step"] >= 0) & (before["step"] <= step)
-    return before["step"][keep], np.stack([before[name][keep] for name in names] or [np.zeros((keep.sum(), 0))], 1)
+    return before["step"][keep], np.stack([before[name][keep] for name in names], 1) if names else np.zeros((keep.sum(), 0))
 
 
 def _says_stop(answer) -> bool:
@@ -333,7 +335,7 @@ def finish(plan: Plan, progress: Progress, code, reason, aux, rule, data, histor
 @functools.partial(jax.jit, static_argnames=("plan", "options", "capacity"))
 def _whole(plan: Plan, options: Options, rule, params, data, rows, key, model_state, stop, validation, progress, capacity):
     if progress is None:
-        progress = stochastic.begin(plan, rule, params, key, model_state, stop)
+        progress = stochastic.begin(plan, rule, params, key, model_state, stop, data)
     steps, per_epoch = options.steps, options.per_epoch
     numbers = Numbers(*(jnp.int32(n) for n in (steps, steps, per_epoch, options.record_every, options.patience, 0)))
     if rows is None and plan.source == "rows":

@@ -124,7 +124,7 @@ def check_pure(stop, stream, callbacks, checkpoint, progress) -> None:
     check_no_host(stop, progress, "fit")
 
 
-def check_resume(resume, kind, params, rule, stop, best=()) -> Any:
+def check_resume(resume, kind, params, rule, stop, best=(), offered=None) -> Any:
     """The state of an earlier run of the same kind, for params, a rule and a stopping rule of the same form, or None."""
     if resume is not None and not isinstance(resume, kind):
         hint = "the result itself was given: type resume=result.state" if isinstance(resume, Result) else "type resume=result.state"
@@ -133,7 +133,7 @@ def check_resume(resume, kind, params, rule, stop, best=()) -> Any:
         return None
     before = resume.progress
     _check_same("params", before.state.params, params)
-    _check_same("the state of the rule", before.state.rule_state, jax.eval_shape(lambda p: rule.init(p), params))
+    _check_same("the state of the rule", before.state.rule_state, jax.eval_shape(lambda p: rule.init(p, **(offered or {})), params))
     _check_same("the state of the stopping rule", before.stop_state, () if stop is None else jax.eval_shape(stop.build().init))
     _check_same('what keep="best" keeps', before.best.params if hasattr(before, "best") else (), best)
     return resume

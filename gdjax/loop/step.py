@@ -87,10 +87,10 @@ def descent(loss_fn, rule, *, has_aux: bool = False, stochastic: bool = False, c
     return Descent(init, step)
 
 
-def start(rule: Rule, params: Params, model_state: ModelState, key: Key | None) -> State:
-    """The state before the first step. Buffers are new, so that donating them never touches the caller's arrays."""
-    rule_state = jax.tree.map(_strong, rule.init(params))
-    return State(params, rule_state, model_state, key, jnp.int32(0), jnp.int32(0))
+def start(rule: Rule, params: Params, model_state: ModelState, key: Key | None, offered=None) -> State:
+    """The state before the first step, from what ``init`` is offered. Buffers are new, so that donating them never touches the caller's arrays."""
+    rule_state = jax.tree.map(_strong, rule.init(params, **(offered or {})))
+    return State(params, rule_state, model_state, key, jnp.int32(0), _evaluations(rule_state, jnp.int32(0)))
 
 
 def _strong(x):
@@ -137,6 +137,12 @@ def _field(rule_state, name: str) -> Any:
         return optax.tree_utils.tree_get(rule_state, name, None)
     except KeyError:  # several of that name
         return None
+
+
+def _evaluations(rule_state, default=None) -> Any:
+    """The evaluations a rule and those within it have counted, or the default where none counts."""
+    found = [count for _, count in optax.tree_utils.tree_get_all_with_path(rule_state, "evaluations") if count is not None]
+    return jnp.asarray(sum(found[1:], found[0]), jnp.int32) if found else default
 
 
 def _kept(rule_state):
@@ -199,7 +205,9 @@ def _check_updates(rule, updates, params) -> None:
 
 def _named(value_fn):
     # optax's line searches refuse extra arguments that value_fn does not name; they change nothing here.
-    def value(params, *, value_and_grad_fn=None, indices=None, num_examples=None, full_value_and_grad_fn=None):
+    def value(
+        params, *, value_and_grad_fn=None, indices=None, num_examples=None, batch_size=None, full_value_and_grad_fn=None, example_grads_fn=None, examples=None
+    ):
         return value_fn(params)
 
     return value
@@ -224,9 +232,9 @@ def evaluates_itself(objective, rule, state: State, batch: Batch) -> bool:
 
 
 def _own_evaluations(before: RuleState, after: RuleState, calls: int):
-    """Evaluations a rule made in its update: from its own counter, from optax's line searches, or by counting calls."""
-    if calls and _field(after, "evaluations") is not None:
-        return (_field(after, "evaluations") - _field(before, "evaluations")).astype(jnp.int32)
+    """Evaluations a rule made in its update: from its own counters, from optax's line searches, or by counting calls."""
+    if _evaluations(after) is not None:
+        return _evaluations(after) - _evaluations(before)
     if calls and _field(after, "num_linesearch_steps") is not None:
         return jnp.asarray(_field(after, "num_linesearch_steps"), jnp.int32)
     return jnp.int32(calls)
@@ -252,5 +260,5 @@ def _argument(rule: Call, name: str) -> Any:
     arguments = rule.arguments
     if arguments.get(name) is not None:
         return arguments[name]
-    members = [m for a in arguments.values() for m in (a if isinstance(a, tuple) else (a,)) if isinstance(m, Rule)]
+    members = [m for a in arguments.values() for m in ((a,) if isinstance(a, Rule) or not isinstance(a, tuple) else a) if isinstance(m, Rule)]
     return next((found for m in members if (found := _argument(m, name)) is not None), None)

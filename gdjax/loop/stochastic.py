@@ -14,6 +14,7 @@ from gdjax.loop import step as stepping
 from gdjax.loop.deterministic import bounded_while, write_row
 from gdjax.loop.verdict import norm_scale
 from gdjax.objective import leading
+from gdjax.parts.examples import choose, has_table
 from gdjax.result import RUNNING, Status
 
 HISTORY = ("value", "grad_norm", "learning_rate", "evaluations", "validation")
@@ -83,8 +84,8 @@ class Plan(NamedTuple):
     validate: bool
     records: bool  # records are not the ends of epochs
     guard: bool  # check gradients at every step, for runs that cannot be run again up to the last finite point
+    independent: bool = False  # rows are drawn with replacement
     trips: tuple[int, int] | None = None  # of the outer and inner loop, where derivatives must exist
-
 
     @property
     def weighs(self) -> bool:
@@ -103,13 +104,21 @@ class Numbers(NamedTuple):
     offset: Any  # the step to which row 0 of the given rows or batches belongs
 
 
-def begin(plan: Plan, rule, params, key, model_state, stop) -> Progress:
-    """Before the first step."""
+def offered_at_start(plan: Plan, rule, data, key) -> dict[str, Any]:
+    """What fit offers to a rule's ``init`` beside the params: nothing to rules that name nothing, or where the examples are not known beforehand."""
+    if plan.source == "stream" or not rule.init_takes_more:
+        return {}
+    data = jax.tree.map(jnp.asarray, data)
+    return dict(num_examples=plan.count, batch_size=plan.batch_size, examples=plan.objective.examples(data, independent=plan.independent), key=key)
+
+
+def begin(plan: Plan, rule, params, key, model_state, stop, data) -> Progress:
+    """Before the first step; ``data`` may be None for rules whose ``init`` takes nothing of them."""
     nan, inf = jnp.asarray(jnp.nan, tree.dtype_of(params)), jnp.asarray(jnp.inf, tree.dtype_of(params))
     tally, zero = Tally(jnp.zeros_like(nan), jnp.zeros_like(nan)), jnp.int32(0)
     kept = tree.copy((params, model_state)) if plan.keep_best else ((), ())
     best = Best(metric=inf, epoch=zero, params=kept[0], model_state=kept[1], value=nan)
-    state = stepping.start(rule, params, model_state, key)
+    state = stepping.start(rule, params, model_state, key, offered_at_start(plan, rule, data, key))
     return Progress(
         state=state,
         epoch=tally,
@@ -200,7 +209,7 @@ class Inner(NamedTuple):
 def _steps(plan: Plan, rule, run: Run, data, rows, numbers, boundary) -> Run:
     """The steps up to the next boundary."""
     progress = run.progress
-    in_loop, first = plan.guard or plan.batch_size >= FUSED_BELOW, progress.state.step == 0
+    in_loop, first = plan.guard or (plan.batch_size >= FUSED_BELOW and not has_table(progress.state.rule_state)), progress.state.step == 0
     most = jnp.where(first, jnp.finfo(progress.value.dtype).max, GREW * jnp.maximum(jnp.abs(progress.initial_value), 1))
     one = functools.partial(_one_step, plan, rule, data, rows, numbers, most)
 
@@ -246,8 +255,8 @@ def _one_step(plan: Plan, rule, data, rows, numbers, most, inner: Inner, norm_he
         grad_norm = jnp.where(sound, norm, inner.grad_norm)
     elif norm_here is not None:
         grad_norm = lax.cond(norm_here & sound, lambda g: tree.norm(g, scale).astype(value.dtype), lambda g: inner.grad_norm, seen.grads)
-    new, _, more = stepping.advance(plan.objective, rule, state, seen, batch, weights, **_extra(plan, data, rows, numbers, state))
-    new = tree.where(sound, new._replace(evaluations=state.evaluations + 1 + more), state._replace(evaluations=state.evaluations + 1))
+    new, _, more = stepping.advance(plan.objective, rule, state, seen, batch, weights, **_extra(plan, data, rows, numbers, state, batch, weights, sound))
+    new = choose(sound, new._replace(evaluations=state.evaluations + 1 + more), state._replace(evaluations=state.evaluations + 1))
     share = None if not plan.weighs else jnp.asarray(leading(batch), value.dtype) if weights is None else jnp.mean(weights.astype(value.dtype))
     kept = jnp.where(sound, value, 0)
     epoch = Tally(inner.epoch.total + (kept if share is None else share * kept), inner.epoch.count if share is None else inner.epoch.count + share * sound)
@@ -258,17 +267,30 @@ def _one_step(plan: Plan, rule, data, rows, numbers, most, inner: Inner, norm_he
     return Inner(new, epoch, record, value, sound, grad_norm, seen.aux)
 
 
-def _extra(plan: Plan, data, rows, numbers, state):
-    """What fit offers to rules beside the batch: where it comes from, and the whole sum."""
+def _extra(plan: Plan, data, rows, numbers, state, batch, weights, sound):
+    """What fit offers to rules beside the batch: where it comes from, its examples, and the whole sum."""
     if plan.source == "stream":
         return {}
-    taken = rows[state.step - numbers.offset] if plan.source == "rows" else None
+    if plan.source == "rows":
+        taken = rows[state.step - numbers.offset]
+    else:
+        first = lax.rem(state.step, numbers.per_epoch) * plan.batch_size
+        taken = lax.rem(first + jnp.arange(plan.batch_size, dtype=jnp.int32), jnp.int32(plan.count))
+    counts = jnp.broadcast_to(sound, (plan.batch_size,)).astype(jnp.float32)
+    examples = plan.objective.examples(batch, counts if weights is None else counts * weights, plan.independent)
 
     def full_value_and_grad_fn(params):
         there = stepping.value_and_grad(plan.objective, params, state.model_state, data, stepping.step_key(plan.objective, state), None)
         return there.value, there.grads
 
-    return dict(indices=taken, num_examples=plan.count, full_value_and_grad_fn=full_value_and_grad_fn)
+    return dict(
+        indices=taken,
+        num_examples=plan.count,
+        batch_size=plan.batch_size,
+        full_value_and_grad_fn=full_value_and_grad_fn,
+        examples=examples,
+        example_grads_fn=None if examples is None else lambda params: examples.mask(examples.grads(params)),
+    )
 
 
 def _mean(tally: Tally):

@@ -10,7 +10,7 @@ import optax
 
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
-from gdjax.first_step import check_first_learning_rate, search
+from gdjax.parts.first_step import check_first_learning_rate, search
 from gdjax.rule import rule
 from gdjax.typing import Grads, Params, Updates
 

@@ -10,9 +10,9 @@ from jax import lax
 
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
-from gdjax.backtracking import attempt, backtrack, fall
-from gdjax.first_step import check_first_learning_rate
 from gdjax.linesearch import Conditions, first_step, search
+from gdjax.parts.backtracking import attempt, backtrack, fall
+from gdjax.parts.first_step import check_first_learning_rate
 from gdjax.rule import rule
 from gdjax.typing import Grads, Params
 

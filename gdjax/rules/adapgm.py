@@ -11,7 +11,7 @@ import optax
 
 from gdjax import tree
 from gdjax.arguments import check_number, is_concrete
-from gdjax.first_step import bend, check_first_learning_rate, pace, probe, search
+from gdjax.parts.first_step import bend, check_first_learning_rate, pace, probe, search
 from gdjax.rule import rule
 from gdjax.typing import Grads
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gdjax import tree
-from gdjax.first_step import bend, check_first_learning_rate, pace, probe, search
+from gdjax.parts.first_step import bend, check_first_learning_rate, pace, probe, search
 from gdjax.rule import rule
 from gdjax.typing import Grads
 

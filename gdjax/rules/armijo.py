@@ -9,12 +9,11 @@ import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
-from gdjax.first_step import check_first_learning_rate
-from gdjax.linesearch import SUFFICIENT, Average, Conditions, average_of, first_step, grippo, search, zhang_hager
+from gdjax.linesearch import SUFFICIENT, Conditions, first_step, search
+from gdjax.parts.first_step import check_first_learning_rate
+from gdjax.parts.past_values import REFERENCES, PastValues, height, no_past, remember
 from gdjax.rule import rule
 from gdjax.typing import Grads
-
-REFERENCES, VALUES = ("last", "mean", "maximum"), 10  # M of Grippo, Lampariello and Lucidi
 
 
 class ArmijoState(NamedTuple):
@@ -25,8 +24,7 @@ class ArmijoState(NamedTuple):
     evaluations: jax.Array  # int32, shape (): of value and gradient, in all searches
     learning_rate: jax.Array  # the accepted step, shape (); 0 at the start and where a search found nothing
     step: jax.Array  # int32, shape (): updates made since a fresh start
-    mean: Average  # C of Zhang and Hager and its weight, shapes ()
-    values: jax.Array  # the last losses, in a ring, shape (10,); the least number where there is none yet
+    past: PastValues  # the losses so far: two scalars and a ring of ten
     stuck: jax.Array  # bool, shape (): a fresh start found nothing here
 
 
@@ -84,23 +82,19 @@ def armijo(sufficient=SUFFICIENT, expansion=2.0, *, first_learning_rate=None, re
 
     def init(params):
         zero, nothing = jnp.zeros((), tree.dtype_of(params)), jnp.int32(0)
-        return ArmijoState(zero + jnp.nan, tree.zeros_like(params), nothing, zero, nothing, *blank(zero.dtype), jnp.bool_(False))
-
-    def blank(dtype):
-        return average_of(jnp.full((), jnp.nan, dtype)), jnp.full(VALUES, jnp.finfo(dtype).min, dtype)
+        return ArmijoState(zero + jnp.nan, tree.zeros_like(params), nothing, zero, nothing, no_past(zero.dtype), jnp.bool_(False))
 
     def update(grads, state, params=None, *, value: Any = None, grad=None, value_and_grad_fn: Any = None, **extra):
         check_offered("armijo", value_and_grad_fn=value_and_grad_fn, value=value, params=params)
         f, fresh = jnp.asarray(value, state.value.dtype), state.learning_rate == 0
         first = first_step(params, grads) if first_learning_rate is None else jnp.asarray(first_learning_rate, f.dtype)
         initial = jnp.where(fresh, jnp.where(state.stuck & (f == state.value), 0, first), expansion * state.learning_rate)
-        mean, values = zhang_hager(state.mean, f, memory), grippo(state.values, f, state.step)
-        highest = {"last": f, "mean": mean.mean, "maximum": jnp.max(values)}[reference]
+        past = remember(state.past, f, state.step, memory)
         d, true = tree.scale(-1, grads), grads if grad is None else grad
-        found = search(value_and_grad_fn, params, d, value, true, initial, reference=highest, conditions=Conditions(sufficient))
+        found = search(value_and_grad_fn, params, d, value, true, initial, reference=height(past, f, reference), conditions=Conditions(sufficient))
         count = jnp.where(found.accepted, state.step + 1, 0).astype(jnp.int32)
-        mean, values = tree.where(found.accepted, (mean, values), blank(f.dtype))
+        past = tree.where(found.accepted, past, no_past(f.dtype))
         accepted = found.value, tree.cast_like(found.grad, state.grad), state.evaluations + found.evaluations, found.step
-        return tree.scale(found.step, d), ArmijoState(*accepted, count, mean, values, fresh & ~found.accepted)
+        return tree.scale(found.step, d), ArmijoState(*accepted, count, past, fresh & ~found.accepted)
 
     return init, update

@@ -10,13 +10,13 @@ import optax
 
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
-from gdjax.first_step import bend, check_first_learning_rate
-from gdjax.linesearch import SUFFICIENT, Average, Conditions, average_of, first_step, grippo, search, zhang_hager
+from gdjax.linesearch import SUFFICIENT, Conditions, first_step, search
+from gdjax.parts.first_step import bend, check_first_learning_rate
+from gdjax.parts.past_values import REFERENCES, PastValues, height, no_past, remember
+from gdjax.parts.spectral import STEPS, Pairs, no_pairs, spectral_step
 from gdjax.rule import rule
-from gdjax.spectral import STEPS, Pairs, no_pairs, spectral_step
 from gdjax.typing import Grads
 
-REFERENCES, VALUES = ("mean", "maximum", "last"), 10  # M of Grippo, Lampariello and Lucidi
 FLAT = 0.9  # c₂ of the search after a step of no positive curvature
 
 
@@ -30,8 +30,7 @@ class BarzilaiBorweinState(NamedTuple):
     step: jax.Array  # int32, shape (): updates made
     last_grads: Grads  # g₋, where the last step began, like params
     pairs: Pairs  # a₁ and a₂ of the steps before
-    mean: Average  # C of Zhang and Hager and its weight, shapes ()
-    values: jax.Array  # the last losses, in a ring, shape (10,); the least number where there is none yet
+    past: PastValues  # the losses so far: two scalars and a ring of ten
     stuck: jax.Array  # bool, shape (): a fresh start found nothing here
 
 
@@ -96,7 +95,7 @@ def barzilai_borwein(step="bbq", *, first_learning_rate=None, reference="mean", 
         return BarzilaiBorweinState(zero + jnp.nan, zeros, nothing, zero, nothing, zeros, *blank(zero.dtype), stuck=jnp.bool_(False))
 
     def blank(dtype):
-        return no_pairs(dtype), average_of(jnp.full((), jnp.nan, dtype)), jnp.full(VALUES, jnp.finfo(dtype).min, dtype)
+        return no_pairs(dtype), no_past(dtype)
 
     def update(grads, state, params=None, *, value: Any = None, grad=None, value_and_grad_fn: Any = None, **extra):
         check_offered("barzilai_borwein", value_and_grad_fn=value_and_grad_fn, value=value, params=params)
@@ -105,14 +104,13 @@ def barzilai_borwein(step="bbq", *, first_learning_rate=None, reference="mean", 
         a, convex, pairs = spectral_step(step, state.pairs, last, met.rho, met.sigma, state.step)
         first = first_step(params, grads) if first_learning_rate is None else jnp.asarray(first_learning_rate, f.dtype)
         initial = jnp.where(state.stuck & (f == state.value), 0, jnp.where(fresh, first, a))
-        mean, values = zhang_hager(state.mean, f, memory), grippo(state.values, f, state.step)
-        highest = {"mean": mean.mean, "maximum": jnp.max(values), "last": f}[reference]
+        past = remember(state.past, f, state.step, memory)
         conditions = Conditions(sufficient, jnp.where(fresh | convex, jnp.inf, FLAT))
         minus, slope = tree.scale(-1, grads), grads if grad is None else grad
-        found = search(value_and_grad_fn, params, minus, value, slope, initial, reference=highest, conditions=conditions)
-        pairs, mean, values = tree.where(found.accepted, (tree.where(fresh, state.pairs, pairs), mean, values), blank(f.dtype))
+        found = search(value_and_grad_fn, params, minus, value, slope, initial, reference=height(past, f, reference), conditions=conditions)
+        pairs, past = tree.where(found.accepted, (tree.where(fresh, state.pairs, pairs), past), blank(f.dtype))
         evaluations, count, stuck = state.evaluations + found.evaluations, jnp.asarray(optax.safe_increment(state.step)), fresh & ~found.accepted
-        new = BarzilaiBorweinState(found.value, found.grad, evaluations, found.step, count, grads, pairs, mean, values, stuck)
+        new = BarzilaiBorweinState(found.value, found.grad, evaluations, found.step, count, grads, pairs, past, stuck)
         return tree.scale(found.step, minus), new
 
     return init, update

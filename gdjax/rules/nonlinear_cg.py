@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
-from gdjax.conjugate import BETAS, over
 from gdjax.linesearch import SUFFICIENT, Conditions, first_step, search
+from gdjax.parts.conjugate import BETAS, over
 from gdjax.rule import rule
 from gdjax.tree import vdot
 from gdjax.typing import Grads, Updates

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gdjax import subspace, tree
+from gdjax import tree
 from gdjax.arguments import check_number, check_offered
 from gdjax.linesearch import SUFFICIENT, Conditions, first_step, search
+from gdjax.parts import subspace
 from gdjax.rule import rule
 from gdjax.typing import Grads
 

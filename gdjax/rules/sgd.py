@@ -23,12 +23,14 @@ class SGDState(NamedTuple):
 
 
 @rule
-def sgd(learning_rate, momentum=None, *, dampening=None, weight_decay=None, nesterov=False, maximize=False):
+def sgd(learning_rate, momentum=None, *, dampening=None, weight_decay=None, nesterov=False, maximize=False, ema=False):
     """Stochastic gradient descent with momentum: the steps of ``torch.optim.SGD``, one for one.
 
         g ← g + λ x              with weight decay; −g first, to maximize
         v ← μ v + (1 − τ) g      with momentum; v = g at the first step
         x ← x − h d              d = v,  or g + μ v with Nesterov momentum,  or g without momentum
+
+    With ``ema`` v is a moving average instead, from 0:  v ← μ v + (1 − μ) g,  d = v or (1 − μ) g + μ v.
 
     Args:
         learning_rate: h ≥ 0, a number or a schedule, shape (). Momentum makes steps 1/(1 − μ) times as long: rescale h by 1 − μ when adding it.
@@ -37,12 +39,14 @@ def sgd(learning_rate, momentum=None, *, dampening=None, weight_decay=None, nest
         weight_decay: λ ≥ 0, a number or a schedule, shape (): adds λ‖x‖²/2 to the loss. ``update`` then needs the params.
         nesterov: bool; a look ahead along v. Needs momentum, forbids dampening.
         maximize: bool; uphill.
+        ema: bool; the average as velocity, whose steps are 1 − μ times as long: momentum may be added, or its schedule changed, at the same learning rate.
+            Needs momentum, forbids dampening, whose first step is g.
 
     Returns:
-        Rule: without dampening equal to ``optax.sgd(h, μ, nesterov)`` after ``optax.add_decayed_weights(λ)``.
+        Rule: without dampening equal to ``optax.sgd(h, μ, nesterov)`` after ``optax.add_decayed_weights(λ)``; with ``ema`` not PyTorch's.
 
     Raises:
-        ValueError: a number is out of its range or NaN; dampening or nesterov without momentum; nesterov with dampening.
+        ValueError: a number is out of its range or NaN; dampening, nesterov or ema without momentum; dampening with one of these.
 
     Guarantee:
         On quadratics with curvatures in [m, L], m > 0: it converges if and only if 0 < h < 2(1 + μ)/L, with Nesterov momentum 2(1 + μ)/((1 + 2μ)L).
@@ -73,11 +77,11 @@ def sgd(learning_rate, momentum=None, *, dampening=None, weight_decay=None, nest
     check_number("sgd", "momentum", momentum, low=0, high=1, open_high=True, wanted="0 ≤ momentum < 1: type momentum=0.9, or leave it out")
     check_number("sgd", "dampening", dampening, low=0, high=1, wanted="0 ≤ dampening ≤ 1: type dampening=0.1, or leave it out")
     check_number("sgd", "weight_decay", weight_decay, low=0, wanted="weight_decay ≥ 0: type weight_decay=1e-4, or leave it out")
-    if momentum is None and (nesterov or dampening is not None):
-        given = "nesterov=True" if nesterov else f"dampening={dampening}"
-        raise ValueError(f"sgd: momentum is None with {given}; wanted a momentum: type momentum=0.9.")
-    if nesterov and dampening is not None:
-        raise ValueError(f"sgd: dampening is {dampening} with nesterov=True; wanted one of the two: leave dampening out.")
+    flag = "nesterov=True" if nesterov else "ema=True" if ema else None
+    if momentum is None and (flag or dampening is not None):
+        raise ValueError(f"sgd: momentum is None with {flag or f'dampening={dampening}'}; wanted a momentum: type momentum=0.9.")
+    if flag and dampening is not None:
+        raise ValueError(f"sgd: dampening is {dampening} with {flag}; wanted one of the two: leave dampening out.")
     counts = dampening is not None or any(map(callable, (learning_rate, momentum, weight_decay)))
 
     def init(params):
@@ -86,6 +90,8 @@ def sgd(learning_rate, momentum=None, *, dampening=None, weight_decay=None, nest
 
     def accelerate(velocity, grads, step):
         mu = value_at(momentum, step)
+        if ema:
+            return tree.add_scaled(tree.scale(1 - mu, grads), mu, velocity)
         if dampening is None:
             return tree.add_scaled(grads, mu, velocity)
         share = jnp.where(step == 0, 1, 1 - value_at(dampening, step))
@@ -99,7 +105,9 @@ def sgd(learning_rate, momentum=None, *, dampening=None, weight_decay=None, nest
             direction = tree.add_scaled(direction, value_at(weight_decay, step), params)
         velocity = None if momentum is None else accelerate(state.velocity, direction, step)
         if momentum is not None:
-            direction = tree.add_scaled(direction, value_at(momentum, step), velocity) if nesterov else velocity
+            mu = value_at(momentum, step)
+            ahead = tree.scale(1 - mu, direction) if ema else direction
+            direction = tree.add_scaled(ahead, mu, velocity) if nesterov else velocity
         return tree.scale(-value_at(learning_rate, step), direction), SGDState(None if step is None else jnp.asarray(optax.safe_increment(step)), velocity)
 
     return init, update

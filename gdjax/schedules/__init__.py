@@ -28,5 +28,6 @@ from gdjax.schedules.curvature import (
     check_horizon as check_horizon,
     check_smoothness as check_smoothness,
 )
+from gdjax.schedules.last_iterate import bound as bound, minimax as minimax
 from gdjax.schedules.long_steps import long_steps as long_steps
 from gdjax.schedules.silver import silver as silver

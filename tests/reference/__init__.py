@@ -7,8 +7,17 @@ A rule here is ``name(oracle, x, steps, **arguments) -> path``: all points at wh
 from reference.accelerated import *  # noqa: F403
 from reference.adaptive import *  # noqa: F403
 from reference.basic import *  # noqa: F403
+from reference.compressed import *  # noqa: F403
+from reference.distances import *  # noqa: F403
+from reference.finite_sums import *  # noqa: F403
+from reference.last_iterate import *  # noqa: F403
 from reference.learned import *  # noqa: F403
+from reference.matrices import *  # noqa: F403
 from reference.norms import *  # noqa: F403
+from reference.parameter_free import *  # noqa: F403
 from reference.reduced_hessian import *  # noqa: F403
 from reference.searches import *  # noqa: F403
+from reference.sharpness import *  # noqa: F403
 from reference.spectral import *  # noqa: F403
+from reference.two_points import *  # noqa: F403
+from reference.value_steps import *  # noqa: F403

@@ -18,8 +18,8 @@ def gd(grad_fn, x, steps, learning_rate):
     return np.stack(path)
 
 
-def sgd(grad_fn, x, steps, learning_rate, momentum=None, dampening=None, weight_decay=None, nesterov=False, maximize=False):
-    """The algorithm box of the documentation of torch.optim.SGD, line by line."""
+def sgd(grad_fn, x, steps, learning_rate, momentum=None, dampening=None, weight_decay=None, nesterov=False, maximize=False, ema=False):
+    """The algorithm box of the documentation of torch.optim.SGD, line by line; with ``ema`` the moving average from zero."""
     x = np.array(x, np.float64)
     path, b = [x], None
     for t in range(1, steps + 1):
@@ -27,7 +27,10 @@ def sgd(grad_fn, x, steps, learning_rate, momentum=None, dampening=None, weight_
         g = -grad_fn(x) if maximize else grad_fn(x)
         if lam != 0:
             g = g + lam * x
-        if mu != 0:
+        if ema:
+            b = mu * (np.zeros_like(x) if b is None else b) + (1 - mu) * g
+            g = (1 - mu) * g + mu * b if nesterov else b
+        elif mu != 0:
             b = mu * b + (1 - tau) * g if t > 1 else g
             g = g + mu * b if nesterov else b
         x = x - gamma * g

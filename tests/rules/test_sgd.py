@@ -70,6 +70,27 @@ def test_the_first_step_is_not_dampened():
     np.testing.assert_allclose(updates, [-1.2, 1.8], rtol=1e-6)  # 0.5·2 + 0.1·2
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_average_as_velocity(nesterov):
+    """Its steps are 1 − μ times as long as those of momentum, whatever the gradients; dampening by μ is something else: its first step is not shortened."""
+    average = path(gdjax.sgd(0.4, 0.75, nesterov=nesterov, ema=True), 6)
+    np.testing.assert_allclose(average, path(gdjax.sgd(0.1, 0.75, nesterov=nesterov), 6), rtol=1e-13)
+    assert np.abs(average - path(gdjax.sgd(0.4, 0.75, dampening=0.75), 6)).max() > 0.01
+    np.testing.assert_allclose(path(gdjax.sgd(0.4, 0.0, nesterov=nesterov, ema=True), 6), path(gdjax.sgd(0.4), 6), rtol=1e-13)
+
+
+def test_the_average_follows_its_schedule():
+    """With μ from a schedule, weights of gradients are products of μ times 1 − μ, and sum to 1 but for the start."""
+    rule, mean = gdjax.sgd(1.0, gdjax.schedules.exponential(0.5, 0.5, 1), ema=True), 0.0
+    state = rule.init(jnp.zeros(1))
+    for step in range(4):
+        mu = 0.5 * 0.5**step
+        mean = mu * mean + (1 - mu) * (1.0 + step)
+        updates, state = rule.update(jnp.array([1.0 + step]), state)
+        np.testing.assert_allclose(updates, [-mean], rtol=1e-6)
+
+
 def test_the_textbook_example():
     """L(w) = (w − 2)², from w = 5 with learning rate 0.1: gradient 6, next w = 4.4, then on to 2 by a factor of 0.8 a step."""
     rule, w = gdjax.sgd(learning_rate=0.1), jnp.array(5.0)
@@ -92,6 +113,7 @@ def test_the_textbook_example():
         ({"momentum": 0.0}, {"velocity"}),
         ({"momentum": 0}, {"velocity"}),
         ({"momentum": 0.9, "dampening": 0.1}, {"velocity", "step"}),
+        ({"momentum": 0.9, "ema": True}, {"velocity"}),
         ({"momentum": 0.9, "dampening": 0.0}, {"velocity", "step"}),
         ({"weight_decay": 0.1}, set()),
         ({"learning_rate": gdjax.schedules.cosine(0.1, 10)}, {"step"}),
@@ -158,6 +180,8 @@ def test_learning_rates_come_in_many_types(factory, learning_rate):
         ({"weight_decay": -1e-4}, ValueError, "weight_decay is -0.0001", "weight_decay ≥ 0", "weight_decay=1e-4"),
         ({"dampening": 0.1}, ValueError, "momentum is None with dampening=0.1", "wanted a momentum", "momentum=0.9"),
         ({"nesterov": True}, ValueError, "momentum is None with nesterov=True", "wanted a momentum", "momentum=0.9"),
+        ({"ema": True}, ValueError, "momentum is None with ema=True", "wanted a momentum", "momentum=0.9"),
+        ({"ema": True, "momentum": 0.9, "dampening": 0.1}, ValueError, "dampening is 0.1 with ema=True", "one of the two", "leave dampening out"),
         (
             {"nesterov": True, "momentum": 0.9, "dampening": 0.1},
             ValueError,

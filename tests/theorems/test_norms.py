@@ -14,7 +14,7 @@ RANDOM = np.random.default_rng(0)
 ROOT = RANDOM.normal(size=(12, 12))
 HESSIAN = ROOT @ ROOT.T / 12
 CENTRE = RANDOM.normal(size=12)
-START = {"matrix": jnp.asarray(RANDOM.normal(size=(4, 2)) * 3), "vector": jnp.asarray(RANDOM.normal(size=4) * 3)}
+START = {"matrix": RANDOM.normal(size=(4, 2)) * 3, "vector": RANDOM.normal(size=4) * 3}
 
 
 def flat(params):

@@ -8,7 +8,7 @@ import pytest
 from theorems.worst_cases import iterates
 
 import gdjax
-from gdjax import subspace
+from gdjax.parts import subspace
 from gdjax.result import Status
 
 EIGENVALUES = np.array([0.3, 1.0, 2.0, 5.0, 7.0, 11.0, 20.0, 31.0])

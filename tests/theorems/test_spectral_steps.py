@@ -10,7 +10,7 @@ from problems import offered
 from theorems.worst_cases import quadratic
 
 import gdjax
-from gdjax.spectral import STEPS, Pairs, shortest, spectral_step
+from gdjax.parts.spectral import STEPS, Pairs, shortest, spectral_step
 
 REFERENCES = ("mean", "maximum", "last")
 steps = pytest.mark.parametrize("step", STEPS)
@@ -166,7 +166,7 @@ def test_leaves_a_maximum(step):
 def test_after_a_step_along_which_the_slope_steepens_the_next_goes_on_until_it_does_not():
     """From beside a maximum of a cosine with a step far too short: wherever ⟨s, y⟩ ≤ 0, the step that follows has ⟨g₊, g⟩ ≤ 0.9 ‖g‖²."""
     loss = lambda x: jnp.sum(jnp.cos(x))  # noqa: E731
-    points, values, _ = run(gdjax.barzilai_borwein(first_learning_rate=1e-3), loss, [1e-6, -2e-6], 10)
+    points, values, _ = run(gdjax.barzilai_borwein(first_learning_rate=1e-3), loss, [1e-6, -2e-6], 30)
     grads = -np.sin(np.asarray(points))
     concave = np.sum((points[1:] - points[:-1]) * (grads[1:] - grads[:-1]), axis=1) <= 0
     assert concave[0]

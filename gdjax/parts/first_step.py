@@ -43,7 +43,6 @@ def bend(grads: Grads, last_grads: Grads) -> Bend:
     return Bend(jnp.where(moved, tree.norm(change), 0), jnp.where(moved, tree.vdot(change, along), 0), moved)
 
 
-
 def pace(first, factor, bend: Bend, state, first_ratio: float, probing: bool) -> tuple[jax.Array, jax.Array]:
     """(learning rate, its ratio θ to the one before) of a rule that multiplies its learning rate by ``factor`` at each step but the first.
 

@@ -1,0 +1,66 @@
+"""What the rules share that learn the distance to the minimum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gdjax import tree
+from gdjax.arguments import check_number
+from gdjax.typing import Params
+
+FIRST_SHARE = 1e-6  # the first step, in units of 1 + ‖x₀‖; Ivgi, Hinder, Carmon 2023
+
+
+def check_first_distance(factory: str, first_distance: Any) -> None:
+    """The door for the length of the first step: a number > 0 or None."""
+    wanted = "a number > 0 or None: type first_distance=1e-6, far below the distance to the minimum"
+    check_number(factory, "first_distance", first_distance, low=0, open_low=True, open_high=True, wanted=wanted)
+
+
+def check_estimate(factory: str, first_distance: Any, coefficient: Any, growth_rate: Any, weight_decay: Any) -> None:
+    """The door for what D-Adaptation and Prodigy have in common."""
+    wanted = "a number > 0: type first_distance=1e-6, far below the distance to the minimum"
+    check_number(factory, "first_distance", first_distance, low=0, open_low=True, open_high=True, required=True, wanted=wanted)
+    check_number(factory, "coefficient", coefficient, low=0, open_low=True, required=True, wanted="a number > 0: type coefficient=1.0")
+    check_number(factory, "growth_rate", growth_rate, low=1, wanted="a number ≥ 1: type growth_rate=1.02, or leave it out")
+    check_number(factory, "weight_decay", weight_decay, low=0, wanted="a number ≥ 0: type weight_decay=0.01, or leave it out")
+
+
+def initial_distance(params: Params, first_distance: Any) -> jax.Array:
+    """r_ε, shape (): as given, or 1e-6 (1 + ‖x₀‖), and no less than moves the params in their precision."""
+    dtype = tree.dtype_of(params)
+    if first_distance is not None:
+        return jnp.asarray(first_distance, dtype)
+    spacing = max((float(jnp.finfo(jnp.result_type(x)).eps) for x in tree.leaves(params)), default=0.0)
+    return (max(FIRST_SHARE, spacing) * (1 + tree.norm(params))).astype(dtype)
+
+
+def hypotenuse(a: jax.Array, b: jax.Array) -> jax.Array:
+    """√(a² + b²) without overflow or underflow of the squares, in the dtype of a; its derivative at 0 is 0."""
+    larger = jnp.maximum(jnp.abs(a), jnp.abs(b))
+    by = lax.stop_gradient(jnp.where(larger > 0, larger, 1))
+    return (by * root((a / by) ** 2 + (b / by) ** 2)).astype(a.dtype)
+
+
+def root(square: jax.Array) -> jax.Array:
+    """√x whose derivative at 0 is 0."""
+    some = square > 0
+    return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)), 0)
+
+
+def over(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """The quotient, 0 where the denominator is 0; the derivatives are then 0 too."""
+    some = denominator > 0
+    return jnp.where(some, numerator / jnp.where(some, denominator, 1), 0).astype(jnp.result_type(numerator))
+
+
+def grown(distance: jax.Array, largest: jax.Array, growth_rate: Any, first_distance: Any) -> jax.Array:
+    """The distance on its way to the largest estimate, which it reaches at once the first time and where no growth rate is set."""
+    if growth_rate is None:
+        return largest
+    start = jnp.asarray(first_distance, distance.dtype)
+    return jnp.minimum(largest, growth_rate * jnp.where(distance == start, largest, distance)).astype(distance.dtype)

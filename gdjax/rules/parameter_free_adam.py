@@ -1,0 +1,70 @@
+"""Adam without a learning rate: the default of ``fit``."""
+
+from __future__ import annotations
+
+from gdjax.arguments import check_offered
+from gdjax.parts.parameter_free import Settings, advance, check_settings, entries, start
+from gdjax.rule import rule
+
+
+@rule
+def parameter_free_adam(steps=None, *, learning_rate=1.0, betas=(0.9, 0.99, 0.99), first_distance=None, weight_decay=None):
+    """Adam without a learning rate: a step per entry, as long as a lower bound of the distance to the minimum; the default of ``fit``.
+
+        h = η (1 − k/N)₊                                    η/√(1 + k/100) without N
+        s ← β₃ s + h d² g,  p ← β₃ p + h d² ⟨g, x₀ − x⟩
+        d ← max{d, p/‖s‖₁}
+        m ← β₁ m + (1 − β₁) d g,  v ← β₂ v + (1 − β₂) d² g²    as means: divided by the sums of their weights
+        x ← x − h d (n/√v + λ x),  n = β₁ m + (1 − β₁) d g     likewise
+        x̄ ← (1 − w) x̄ + w x,  w = 9/(k + 9)                   without N: the params reported
+
+    The first d: with u = sign g, max_c (f(x) − f(x − c u))/‖g‖₁ bounds the distance to the minimum of the first batch from below, if it is convex; c is tried
+    from 10⁻⁶ on, tenfold, as long as the loss falls, and d is 1 % of the bound. Differs from Prodigy in: the first d, Nesterov's mean n, β₂ and β₃ of 0.99,
+    means whose weights are counted, a line (or an average) for the end.
+
+    Args:
+        steps: N > 0, the length of the run: a float is a leaf (another length compiles nothing anew), an int static. After N steps nothing moves. None: not
+            known; steps then fall like 1/√k and an average is reported, which costs a buffer and, with batch statistics in a network, a pass to renew these.
+        learning_rate: η ≥ 0, a number, shape (), of no units: 1, unless you know better than the bound.
+        betas: β₁, β₂, β₃ in [0, 1), three numbers, shape ().
+        first_distance: d₀ > 0, a number, shape (), in units of params. None: from the first batch, or 10⁻⁶ where no ``value_fn`` is offered.
+        weight_decay: λ ≥ 0, a number, shape (): decoupled, as in AdamW. None: 0.
+
+    Returns:
+        Rule: ``update`` needs the params, and ``value_fn`` and ``value`` for the first step, which ``fit`` offers. A step at which the gradient is not
+        finite is left out.
+
+    Raises:
+        ValueError: a number out of its range or NaN; ``update`` without params.
+
+    Guarantee:
+        All batches convex with a common minimum x⋆:  d ≤ max{10⁻⁶, ‖x₀ − x⋆‖_∞} at every step, for any β, as p ≤ ⟨s, x₀ − x⋆⟩ ≤ ‖s‖₁ ‖x₀ − x⋆‖_∞. The path
+        does not depend on the units of the loss. Of the loss nothing is proved; measured, see "When to use it".
+
+    When to use it: for mini-batches, when no learning rate is known, or to see what a tuned one has to beat.
+
+    Example:
+        >>> import gdjax, jax.numpy as jnp
+        >>> X = jnp.linspace(-1.0, 1.0, 100)
+        >>> loss = lambda w, batch: jnp.mean((w[0] + w[1] * batch[0] - batch[1]) ** 2)
+        >>> result = gdjax.fit(loss, jnp.zeros(2), (X, 100 + 200 * X), gdjax.parameter_free_adam(500), batch_size=10, steps=500, key=0)
+        >>> print(jnp.round(result.params, 1))
+        [100. 200.]
+
+    Reference:
+        Mishchenko, Defazio, "Prodigy: an expeditiously adaptive parameter-free learner", ICML 2024, arXiv:2306.06101.
+        Defazio, Cutkosky, Mehta, Mishchenko, "Optimal linear decay learning rate schedules and further refinements", 2023, arXiv:2310.07831.
+    """
+    settings, geometry = Settings(steps, learning_rate, betas, first_distance, weight_decay), entries()
+    check_settings("parameter_free_adam", settings)
+
+    def init(params):
+        return start(geometry, settings, params)
+
+    def update(grads, state, params=None, *, value=None, value_fn=None, **extra):
+        check_offered("parameter_free_adam", params=params)
+        return advance(geometry, settings, grads, state, params, value, value_fn)
+
+    if steps is not None:
+        return init, update
+    return init, update, lambda state, params: state.average
