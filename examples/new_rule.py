@@ -45,9 +45,7 @@ def main():
     print(f"{normalized(0.01)} is a rule: {isinstance(normalized(0.01), gdjax.Rule)}\n")
     for learning_rate in (0.1, 0.01, 0.001):
         result = run(normalized(learning_rate))
-        print(
-            f"learning rate {learning_rate:<6} loss {result.value:.2e} at ({result.params[0]:.3f}, {result.params[1]:.3f}) after {result.steps} steps"
-        )
+        print(f"learning rate {learning_rate:<6} loss {result.value:.2e} at ({result.params[0]:.3f}, {result.params[1]:.3f}) after {result.steps} steps")
     count = len(traces)
     print(f"\nnumber of times it was traced and compiled for these 3 learning rates: {count}")
 
