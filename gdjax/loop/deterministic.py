@@ -10,11 +10,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from gdjax import tree
-from gdjax.loop import step as stepping
+from gdjax.loop import one_kernel, step as stepping
 from gdjax.loop.verdict import EVERY, EVERY_SEARCH, Seen, close, inspect, judge, look, norm_scale, unseen
 from gdjax.result import RUNNING
 
 HISTORY = ("value", "grad_norm", "update_norm", "learning_rate", "evaluations")
+
+
+OWN_ENTRIES = 512  # a step of fewer XLA makes a kernel by itself, where it reads no data, at less cost per look at the run
 
 
 class Progress(NamedTuple):
@@ -75,10 +78,10 @@ def open_run(objective, progress: Progress, batch, names, capacity: int, keep_pr
     return Run(progress, *before, aux, running, jnp.int32(-1), none, progress.seen.growth, history, none, previous, last, before, none)
 
 
-def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every, names, trips: int | None = None) -> Run:
+def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every, names, trips: int | None = None, compact=False) -> Run:
     """Runs until ``until`` updates or a verdict: a tight loop of steps, and around it one of inspections.
 
-    ``trips``, where given, bounds the steps so that reverse-mode derivatives exist.
+    ``trips``, where given, bounds the steps so that reverse-mode derivatives exist. ``compact``: all arrays are on one CPU, and small steps may be one kernel.
     """
     every = EVERY_SEARCH if stepping.evaluates_itself(objective, rule, run.progress.state, batch) else EVERY
     body = functools.partial(_body, objective=objective, rule=rule, batch=batch, stop=stop, max_steps=max_steps, record_every=record_every, names=names)
@@ -92,7 +95,8 @@ def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every,
         step = run.progress.state.step
         # The first step stands alone, so that the start is known to the others without being carried along.
         ends = jnp.minimum(jnp.where(step == 0, 1, (lax.div(step, jnp.int32(every)) + 1) * every), until)
-        inner = bounded_while(lambda run: goes_on(run, ends), body, run._replace(history=block, rows=jnp.int32(0)), None if trips is None else every)
+        inner = run._replace(history=block, rows=jnp.int32(0))
+        inner = bounded_while(lambda run: goes_on(run, ends), body, inner, None if trips is None else every, OWN_ENTRIES if compact else None)
         inner = _noted(inner, step)
         run = inner._replace(history=lax.dynamic_update_slice_in_dim(history, inner.history, rows, 0), rows=rows + inner.rows)
         due = (run.code == RUNNING) & (lax.rem(run.progress.state.step, jnp.int32(every)) == 0)
@@ -122,10 +126,10 @@ def _inspect(rule, every, run: Run) -> Run:
     return run._replace(progress=run.progress._replace(seen=seen))
 
 
-def bounded_while(condition, body, carry, trips: int | None):
-    """``lax.while_loop``; or, of at most ``trips`` turns, a scan, which can be differentiated backwards."""
+def bounded_while(condition, body, carry, trips: int | None, compact: int | None = None):
+    """``lax.while_loop``, as one kernel if it is small but computes ``compact`` entries; or, of at most ``trips`` turns, a scan, for derivatives backwards."""
     if trips is None:
-        return lax.while_loop(condition, body, carry)
+        return lax.while_loop(condition, body, carry) if compact is None else one_kernel.while_loop(condition, body, carry, compact)
 
     def turn(carry, _):
         return lax.cond(condition(carry), body, lambda c: c, carry), None

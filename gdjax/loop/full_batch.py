@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax import tree
-from gdjax.loop import deterministic, host, step as stepping
+from gdjax.loop import deterministic, host, one_kernel, step as stepping
 from gdjax.loop.deterministic import Progress, Resumable, Run
 from gdjax.result import RUNNING, Diagnosis, Result, Status
 
@@ -23,10 +23,10 @@ def _begin(objective, rule, params, batch, key, model_state, stop, names) -> Pro
     return deterministic.begin(objective, rule, params, batch, key, model_state, stop, names)
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "names", "capacity"))
-def _segment(objective, rule, progress, batch, stop, until, max_steps, record_every, names, capacity) -> Run:
+@functools.partial(jax.jit, static_argnames=("objective", "names", "capacity", "compact"))
+def _segment(objective, rule, progress, batch, stop, until, max_steps, record_every, names, capacity, compact) -> Run:
     run = deterministic.open_run(objective, progress, batch, names, capacity, keep_previous=False)
-    return deterministic.loop(objective, rule, run, batch, stop, until, max_steps, record_every, names)
+    return deterministic.loop(objective, rule, run, batch, stop, until, max_steps, record_every, names, compact=compact)
 
 
 def capacity_for(records: int) -> int:
@@ -44,8 +44,17 @@ def on_host(*, objective, rule, params, batch, stop, max_steps, names, record_ev
     limits = [float(limit) for m in stop.members() if (limit := m.build().seconds) is not None]
     work = 10 * tree.size(params) + sum(getattr(x, "size", 1) for x in jax.tree.leaves(batch))
 
+    compact = one_kernel.possible(inputs, batch)
+
     def segment(inputs, until, last):
-        return _segment(objective, rule, inputs, batch, stop, until, last, record_every, names, capacity)
+        nonlocal compact
+        try:
+            return _segment(objective, rule, inputs, batch, stop, until, last, record_every, names, capacity, compact)
+        except jax.errors.JaxRuntimeError as error:
+            if not (compact and one_kernel.refused(error)):
+                raise
+            compact = False
+            return segment(inputs, until, last)
 
     with host.Watch(max_steps, work, progress, min(limits, default=None), step) as watch:
         while True:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax import data as sources, tree
-from gdjax.loop import host, step as stepping, stochastic
+from gdjax.loop import host, one_kernel, step as stepping, stochastic
 from gdjax.loop.full_batch import capacity_for, raise_not_finite
 from gdjax.loop.stochastic import Numbers, Plan, Progress, Run
 from gdjax.result import RUNNING, Diagnosis, Result, Status
@@ -62,6 +62,7 @@ class Summary(NamedTuple):
     epochs: Any
     value: Any  # mean loss of the last epoch, or of the first as far as it has come
     sound: Any  # bool: all params are finite
+    started: Any  # bool: the gradient of the first batch was finite, as far as it was looked at
     rows: Any  # of history written
     unfinished: Any  # bool: steps have been made since the last record
     tail: Any  # the record they would make
@@ -85,7 +86,8 @@ def _segment(plan: Plan, rule, progress, data, rows, stop, numbers, validation, 
     unfinished = stochastic.unfinished(plan, done) & (run.code != Status.NONFINITE) & (run.code != Status.DIVERGED)
     sound, tail = tree.all_finite(done.state.params), stochastic.row_of(plan, done)
     value = jnp.where(jnp.isnan(done.value), _value(done), done.value)
-    return run, Summary(run.code, run.reason, done.state.step, done.epochs, value, sound, run.rows, unfinished, tail)
+    started = jnp.isfinite(done.initial_grad_norm) | (run.code == Status.NONFINITE) | (run.code == Status.DIVERGED)
+    return run, Summary(run.code, run.reason, done.state.step, done.epochs, value, sound, started, run.rows, unfinished, tail)
 
 
 class Block(NamedTuple):
@@ -146,6 +148,7 @@ def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, 
     begin = functools.partial(_begin, plan, rule, params, key, model_state, stop, data if rule.init_takes_more and plan.source != "stream" else None)
     progress = begin() if resume is None else _copy(resume.progress)
     validation = jax.tree.map(jnp.asarray, validation)
+    plan = plan._replace(compact=one_kernel.possible(progress, () if plan.source == "stream" else data))
     large = tree.bytes_of(progress) > SNAPSHOT_BYTES
     again = begin if resume is None else (lambda: _copy(resume.progress))
     guarded = plan._replace(guard=large and plan.source == "stream")
@@ -189,7 +192,9 @@ class _Driver:
         self.progress, self.aux, self.tail = run.progress, run.aux, seen.tail if seen.unfinished else None
         self.code, self.reason, self.step = int(seen.code), int(seen.reason), int(seen.step)
         if self.step == 0 and self.code != RUNNING:
-            raise_not_finite(float(seen.value), _grad_norm_at_start(self.plan, self.progress, block))
+            raise_not_finite(*_at_start(self.plan, self.progress, block))
+        if not seen.started:
+            raise_not_finite(float(run.progress.initial_value), float(run.progress.initial_grad_norm))
         watch.saw(self.step, float(seen.value))
         ended, self.epochs = int(seen.epochs) > self.epochs, int(seen.epochs)
         self._between(watch, ended)
@@ -211,7 +216,13 @@ class _Driver:
     def _go(self, plan, progress, block: Block, reach) -> tuple[Run, Summary]:
         o = self.options
         numbers = Numbers(*(np.int32(n) for n in (reach, self.last, block.per_epoch, o.record_every, o.patience, block.offset)))
-        run, summary = _segment(plan, self.rule, progress, block.data, block.rows, self.stop, numbers, self.validation, self.capacity)
+        try:
+            run, summary = _segment(plan, self.rule, progress, block.data, block.rows, self.stop, numbers, self.validation, self.capacity)
+        except jax.errors.JaxRuntimeError as error:
+            if not (plan.compact and one_kernel.refused(error)):
+                raise
+            self.plan = self.plan._replace(compact=False)
+            return self._go(plan._replace(compact=False), progress, block, reach)
         return run, jax.device_get(summary)
 
     def _from_the_start(self, block, reach) -> tuple[Run, Summary]:
@@ -265,12 +276,14 @@ class _Driver:
         return finish(self.plan, self.progress, code, reason, self.aux, self.rule, data, history, state, self._reasons())
 
 
-def _grad_norm_at_start(plan, progress, block) -> float:
+def _at_start(plan, progress, block) -> tuple[float, float]:
+    """Loss and gradient norm of the first batch."""
     numbers = Numbers(*[jnp.int32(1)] * 5, offset=jnp.int32(0))
     batch, weights = stochastic.fetch(plan, block.data, block.rows, numbers, jnp.int32(0))
     state = progress.state
     inputs = (state.params, state.model_state, batch, stepping.step_key(plan.objective, state), weights)
-    return float(tree.norm(stepping.value_and_grad(plan.objective, *inputs).grads))
+    there = stepping.value_and_grad(plan.objective, *inputs)
+    return float(there.value), float(tree.norm(there.grads))
 
 
 def _earlier(resume, names, step):
@@ -293,9 +306,11 @@ def _value(progress: Progress):
 
 @jax.jit
 def _judged(progress: Progress):
-    # Ended above its start, by a lot and for good: the loss was rising when the steps ran out.
+    # Ended above its start, by a lot and for good: the loss was rising when the steps ran out. The first batch alone may have been fitted by chance.
     value, start = _value(progress), progress.initial_value
-    return value, (value - start > 10 * jnp.maximum(jnp.abs(start), jnp.abs(progress.best.metric))) & (value >= progress.value)
+    above = value - start > 10 * jnp.maximum(jnp.abs(start), jnp.abs(progress.best.metric))
+    fallen = jnp.abs(value) < jnp.abs(progress.first_value) / 2
+    return value, above & (value >= progress.value) & ~fallen
 
 
 def finish(plan: Plan, progress: Progress, code, reason, aux, rule, data, history, state, reasons) -> Result:

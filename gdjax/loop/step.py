@@ -110,21 +110,34 @@ def value(objective: Objective, params, model_state, batch, key):
     return objective.value(params, batch, model_state=model_state, key=key)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _value(objective, params, fixed):
-    return value_and_grad(objective, params, *fixed).value
+    # What the loss closes over may be differentiated too: a rule for derivatives sees its arguments only, so they are made arguments.
+    seen_at, closed_over = jax.closure_convert(lambda params, fixed: value_and_grad(objective, params, *fixed), params, fixed)
+    return _value_of(seen_at, params, (fixed, *closed_over))
 
 
-@functools.partial(_value.defjvp, symbolic_zeros=True)
-def _value_jvp(objective, primals, tangents):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _value_of(seen_at, params, fixed):
+    return seen_at(params, *fixed).value
+
+
+@functools.partial(_value_of.defjvp, symbolic_zeros=True)
+def _value_jvp(seen_at, primals, tangents):
     # Line searches differentiate value_fn. The gradient is in hand, so its derivative along a direction is an inner product, not another trace of the loss.
-    params, fixed = primals
-    zero = jax.custom_derivatives.SymbolicZero
-    if any(not isinstance(t, zero) for t in jax.tree.leaves(tangents[1], is_leaf=lambda t: isinstance(t, zero))):
-        raise NotImplementedError("the derivative of a line search with respect to the data is not defined; take it of the plain loss.")
-    seen = value_and_grad(objective, params, *fixed)
+    (params, fixed), zero = primals, jax.custom_derivatives.SymbolicZero
+    seen = seen_at(params, *fixed)
     moves = jax.tree.map(lambda t, g: jnp.zeros_like(g) if isinstance(t, zero) else t, tangents[0], seen.grads, is_leaf=lambda t: isinstance(t, zero))
-    return seen.value, tree.vdot(seen.grads, moves).astype(seen.value.dtype)
+    slope = tree.vdot(seen.grads, moves).astype(seen.value.dtype)
+    leaves, structure = jax.tree.flatten(fixed)
+    moving = {i: t for i, t in enumerate(jax.tree.leaves(tangents[1], is_leaf=lambda t: isinstance(t, zero))) if not isinstance(t, zero)}
+    if not moving:
+        return seen.value, slope
+
+    def at(*some):  # the loss, of those data and numbers that are differentiated
+        all_leaves = [dict(zip(moving, some, strict=True)).get(i, leaf) for i, leaf in enumerate(leaves)]
+        return seen_at(params, *jax.tree.unflatten(structure, all_leaves)).value
+
+    return seen.value, slope + jax.jvp(at, [leaves[i] for i in moving], list(moving.values()))[1]
 
 
 def step_key(objective: Objective, state: State):

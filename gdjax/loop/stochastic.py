@@ -48,6 +48,7 @@ class Progress(NamedTuple):
     epochs: Any  # int32: finished
     epoch_start: Any  # int32: the step at which the current epoch began
     value: Any  # mean over the last finished epoch; NaN before
+    first_value: Any  # mean over the first epoch; NaN before its end
     previous_value: Any  # what the stopping rules were shown at the epoch before; inf before
     grad_norm: Any  # of the last batch before the last boundary
     initial_value: Any  # of the first batch
@@ -83,9 +84,10 @@ class Plan(NamedTuple):
     keep_best: bool
     validate: bool
     records: bool  # records are not the ends of epochs
-    guard: bool  # check gradients at every step, for runs that cannot be run again up to the last finite point
+    guard: bool  # check params at every step, for runs that cannot be run again up to the last finite point
     independent: bool = False  # rows are drawn with replacement
     trips: tuple[int, int] | None = None  # of the outer and inner loop, where derivatives must exist
+    compact: bool = False  # all arrays are on one CPU, and small steps may be one kernel
 
     @property
     def weighs(self) -> bool:
@@ -126,6 +128,7 @@ def begin(plan: Plan, rule, params, key, model_state, stop, data) -> Progress:
         epochs=zero,
         epoch_start=zero,
         value=nan,
+        first_value=nan,
         previous_value=inf,
         grad_norm=nan,
         initial_value=nan,
@@ -219,7 +222,7 @@ def _steps(plan: Plan, rule, run: Run, data, rows, numbers, boundary) -> Run:
     inner = Inner(progress.state, progress.epoch, progress.record, progress.value, jnp.asarray(True), progress.grad_norm, run.aux)
     limit = boundary if in_loop else boundary - 1
     step = lambda inner: one(inner, (inner.state.step == boundary - 1) if in_loop else None)  # noqa: E731
-    inner = bounded_while(below(limit), step, inner, plan.trips and plan.trips[1])
+    inner = bounded_while(below(limit), step, inner, plan.trips and plan.trips[1], 0 if plan.compact else None)
     if not in_loop:
         inner = lax.cond(below(boundary)(inner), lambda inner: one(inner, jnp.asarray(True)), lambda inner: inner, inner)
     return _after_steps(plan, rule, run, inner, most)
@@ -251,11 +254,14 @@ def _one_step(plan: Plan, rule, data, rows, numbers, most, inner: Inner, norm_he
     scale = norm_scale(jnp.nan, value)  # of this batch alone: a norm must not depend on where the run is cut
     if plan.guard:
         norm = tree.norm(seen.grads, scale).astype(value.dtype)
-        sound = sound & jnp.isfinite(norm)
+        sound = sound & (jnp.isfinite(norm) | (state.step > 0))
         grad_norm = jnp.where(sound, norm, inner.grad_norm)
     elif norm_here is not None:
         grad_norm = lax.cond(norm_here & sound, lambda g: tree.norm(g, scale).astype(value.dtype), lambda g: inner.grad_norm, seen.grads)
     new, _, more = stepping.advance(plan.objective, rule, state, seen, batch, weights, **_extra(plan, data, rows, numbers, state, batch, weights, sound))
+    if plan.guard:  # the rule may leave out a gradient that is not finite; if it does not, its params tell
+        sound = sound & tree.all_finite(new.params)
+        grad_norm = jnp.where(sound, grad_norm, inner.grad_norm)
     new = choose(sound, new._replace(evaluations=state.evaluations + 1 + more), state._replace(evaluations=state.evaluations + 1))
     share = None if not plan.weighs else jnp.asarray(leading(batch), value.dtype) if weights is None else jnp.mean(weights.astype(value.dtype))
     kept = jnp.where(sound, value, 0)
@@ -301,7 +307,7 @@ def _at_boundary(plan: Plan, rule, run: Run, stop, numbers: Numbers, validation)
     progress = run.progress
     step = progress.state.step
     ends = (run.code == RUNNING) & (step - progress.epoch_start >= numbers.per_epoch)
-    first_norm = jnp.isnan(progress.initial_grad_norm)
+    first_norm = jnp.isnan(progress.initial_grad_norm) & (step <= 1)
     run = run._replace(progress=progress._replace(initial_grad_norm=jnp.where(first_norm, progress.grad_norm, progress.initial_grad_norm)))
     run = lax.cond(ends, lambda run: end_epoch(plan, rule, run, stop, numbers, validation), lambda run: run, run)
     every = jnp.maximum(numbers.record_every, 1)
@@ -339,6 +345,7 @@ def end_epoch(plan: Plan, rule, run: Run, stop, numbers: Numbers, validation) ->
         epochs=progress.epochs + 1,
         epoch_start=progress.state.step,
         value=value,
+        first_value=jnp.where(progress.epochs == 0, value, progress.first_value),
         previous_value=metric,
         validation=held_out,
         best=best,

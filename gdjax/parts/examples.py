@@ -119,6 +119,8 @@ class Examples:
             return Table(jax.tree.map(lambda x, y: x.at[places].set(y.astype(x.dtype), mode="drop"), table.rows, fresh))
         if self.kept is not None:
             fresh = jax.tree.map(lambda x, y: jnp.where(_beside(self.kept, x), x, y), fresh, old)
+        if self.count == 1:  # no scatter, which would be a call of its own in a small loop
+            return Table(jax.tree.map(lambda x, y: lax.dynamic_update_slice_in_dim(x, y.astype(x.dtype), indices[0], 0), table.rows, fresh))
         return Table(jax.tree.map(lambda x, y: x.at[indices].set(y.astype(x.dtype), mode="promise_in_bounds"), table.rows, fresh))
 
     def first(self, indices) -> jax.Array | None:
@@ -284,5 +286,6 @@ def check_finite_sum(factory: str, **given: Any) -> None:
         if what is None:
             raise ValueError(
                 f"{factory}: got no {name}; wanted a run on data whose examples can be told apart. Declare the loss, loss = gdjax.finite_sum(example_loss_fn), "
-                f"without keys, and type gdjax.fit(loss, params, data, gdjax.{factory}(), batch_size=1, epochs=30, key=0), data in memory."
+                f"without keys, and type gdjax.fit(loss, params, data, gdjax.{factory}(), batch_size=1, epochs=30, key=0), data in memory. "
+                "Transformations of optax around a rule offer it nothing at the start: type gdjax.chain in place of optax.chain."
             )

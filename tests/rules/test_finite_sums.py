@@ -177,7 +177,7 @@ def test_the_compiled_loop_does_not_copy_the_table(monkeypatch, batch_size):
     monkeypatch.setattr(mini_batch, "_segment", spied)
     count = 1613  # of no other shape
     fit("saga", 0.1, data=(np.resize(X, (count, D)), np.resize(Y, count)), epochs=1, batch_size=batch_size)
-    writes = [text for text in re.split(r"\n(?=%|ENTRY)", texts[0]) if re.search(r"= f64\[1613\]\S* fusion\(.*(scatter|dynamic-update-slice)", text)]
+    writes = [text for text in re.split(r"\n(?=%|ENTRY)", texts[0]) if re.search(r"= f64\[1613\]\S* (fusion\(.*)?(scatter|dynamic-update-slice)", text)]
     assert writes
     copies = [line for text in writes for line in text.splitlines() if re.search(r"= f64\[1613\]\S* copy\(", line)]
     assert not copies, copies
@@ -298,8 +298,53 @@ def test_the_coin_is_fair():
 
 
 @exact
-@pytest.mark.parametrize("wrap", [gdjax.average, lambda rule: gdjax.chain(optax.identity(), rule), lambda rule: gdjax.lookahead(rule, period=10**6)])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        gdjax.average,
+        lambda rule: gdjax.chain(optax.identity(), rule),
+        lambda rule: gdjax.lookahead(rule, period=10**6),
+        lambda rule: gdjax.outer_loop(rule, period=10**6),
+        lambda rule: gdjax.schedule_free(rule, 0.0),  # y = z
+    ],
+)
 def test_wrappers_hand_on_what_fit_offers(wrap):
     plain = fit("saga", 0.1, steps=30)
     wrapped = fit("saga", wrap(gdjax.saga(0.1)), steps=30)
     np.testing.assert_allclose(wrapped.state.progress.state.params, plain.params, rtol=1e-12)
+
+
+@exact
+@pytest.mark.parametrize("name", ["saga", "loopless_svrg"])
+def test_mechanic_takes_them(name):
+    result = fit(name, gdjax.mechanic(getattr(gdjax, name)(1.0), first_scale=1e-3, weight_decay=0.0), epochs=30)
+    plain = fit(name, epochs=30)
+    assert result.value < plain.value + 0.01 < np.mean([logistic(START, row) for row in zip(X, Y, strict=True)])
+
+
+@pytest.mark.parametrize("inner", [gdjax.saga(), gdjax.svrg(0.1), gdjax.chain(optax.identity(), gdjax.sag())], ids=repr)
+@pytest.mark.parametrize(
+    ("wrap", "words"),
+    [
+        (gdjax.ef21, r"^ef21: .*would not be compressed; .*type gdjax\.ef21\(gdjax\.gd\(0\.1\)\)"),
+        (lambda rule: gdjax.lookahead(rule, reset_state=True), r"^lookahead: .*cannot begin anew.*type lookahead\(.*, reset_state=False\)"),
+        (lambda rule: gdjax.outer_loop(gdjax.sgd(0.1), rule), r"^outer_loop: .*type gdjax\.outer_loop\(inner, gdjax\.sgd\(1\.0\)\)"),
+        (lambda rule: gdjax.muon(0.1, others=rule), r"^muon: .*of some leaves only; .*type gdjax\.muon\("),
+    ],
+    ids=["ef21", "lookahead", "outer_loop", "muon"],
+)
+def test_wrappers_that_cannot_take_them_say_so(wrap, words, inner):
+    with pytest.raises(ValueError, match=words):
+        wrap(inner)
+
+
+def test_lookahead_begins_states_anew_with_the_counts_that_fit_offers():
+    @gdjax.rule
+    def counts():
+        def init(params, *, num_examples=None, batch_size=None):
+            return jnp.asarray([-1 if num_examples is None else num_examples, -1 if batch_size is None else batch_size])
+
+        return init, lambda grads, state, params=None: (jax.tree.map(lambda g: -0.1 * g, grads), state * 0)
+
+    result = fit("saga", gdjax.lookahead(counts(), period=2, reset_state=True), steps=4, dtype=jnp.float32)
+    np.testing.assert_array_equal(result.state.progress.state.rule_state.inner, [N, 1])
