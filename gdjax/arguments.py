@@ -59,6 +59,22 @@ def check_number(
         raise ValueError(f"{factory}: {name} is {number if number.ndim else float(number)}; wanted {wanted}.")
 
 
+def check_steps(factory: str, name: str, value: Any, *, low: int, example: int) -> None:
+    """The door for numbers of steps: whole, and at least ``low``."""
+    wanted = f"a whole number of steps ≥ {low}: type {name}={example}"
+    check_number(factory, name, value, low=low, open_high=True, required=True, wanted=wanted)
+    if is_concrete(value) and np.any(np.asarray(value) % 1):
+        raise ValueError(f"{factory}: {name} is {value}; wanted {wanted}.")
+
+
+def check_axes(factory: str, name: str, chosen: Any, params: Any) -> None:
+    """Raise for leaves chosen to be taken as matrices that have no axes."""
+    flags = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(chosen), strict=True)
+    wrong = [jax.tree_util.keystr(path) or "the params" for (path, leaf), flag in flags if flag and not np.ndim(leaf)]
+    if wrong:
+        raise ValueError(f"{factory}: {name} is true of {', '.join(wrong[:3])}, without axes; wanted matrices or kernels: put False there or leave {name} out.")
+
+
 def check_offered(factory: str, **given: Any) -> None:
     """Raise for what a rule's update needs beside the gradient and did not get (None)."""
     for name, what in given.items():
@@ -82,6 +98,7 @@ class Factory:
         except TypeError as error:
             raise TypeError(f"{self.__name__}: {error}; wanted {self.__name__}{signature}.") from None
         leaves, treedef = jax.tree.flatten((given.args, given.kwargs))  # sgd(0.1) is sgd(learning_rate=0.1)
+        leaves = [int(x) if isinstance(x, np.integer) else x for x in leaves]  # static, as other ints
         static = tuple(None if is_number(x) else (x,) for x in leaves)
         bound = self.kind(self, treedef, static, tuple(x for x in leaves if is_number(x)))
         if self._can_try(leaves):
@@ -90,7 +107,7 @@ class Factory:
 
     def _can_try(self, leaves) -> bool:
         # Foreign factories may compare their numbers, which arrays of numbers (a sweep) do not allow; ours check entry by entry.
-        ours = getattr(self.function, "__module__", "").split(".")[0] == "gdjax"
+        ours = (getattr(self.function, "__module__", None) or "").split(".")[0] == "gdjax"
         return ours or not any(np.ndim(x) or isinstance(x, Tracer) for x in leaves if is_number(x))
 
     def __eq__(self, other):

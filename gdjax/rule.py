@@ -94,7 +94,7 @@ def rule(factory) -> Factory:
 
     Works as a decorator for new rules and as a lift for any optax factory: ``adam = gdjax.rule(optax.adam)``. Float and array arguments become
     leaves of the result (one compilation for all learning rates, ``vmap`` over rules, ``grad`` through them); None, bool, int, str and callables stay
-    static structure, so ``if nesterov:`` and ``range(steps)`` work as ever.
+    static structure (NumPy integers as int), so ``if nesterov:`` and ``range(steps)`` work as ever.
 
     Args:
         factory: ``factory(*args, **kwargs)`` that returns ``(init, update)``, ``(init, update, eval_params)`` or an optax gradient transformation.
@@ -135,6 +135,29 @@ def as_rule(transformation, argument: str = "rule") -> Rule:
     name = getattr(transformation, "__name__", "sgd")
     hint = f"{name}(0.1)" if callable(transformation) else "gdjax.sgd(0.1) or optax.adam(1e-3)"
     raise TypeError(f"{argument} is {transformation!r}; wanted a gradient transformation (init, update): pass {hint}.")
+
+
+def rules_within(rule: Rule) -> list[Rule]:
+    """The rules among a rule's arguments: of a chain or wrapper."""
+    return [x for x in jax.tree.leaves(rule.arguments, is_leaf=lambda x: isinstance(x, Rule)) if isinstance(x, Rule)]
+
+
+def argument_of(rule: Rule, name: str) -> Any:
+    """An argument of a rule, or of the first rule within that has it; None where none has."""
+    found = rule.arguments.get(name)
+    return found if found is not None else next((x for x in (argument_of(inner, name) for inner in rules_within(rule)) if x is not None), None)
+
+
+def needs_examples(rule: Rule) -> bool:
+    """Whether a rule, or one within, corrects the gradient of a batch by what it knows of its examples: ``update`` names ``examples``."""
+    return "examples" in inspect.signature(rule._made().update).parameters or any(map(needs_examples, rules_within(rule)))
+
+
+def check_plain(factory: str, inner: Rule, but: str, call: str) -> None:
+    """Raise for a rule (``saga``, ``svrg``, ...) that corrects gradients by those at other points, where a wrapper offers none that belong together."""
+    if needs_examples(inner):
+        what = "corrects the gradient of a batch by other gradients of the same examples"
+        raise ValueError(f"{factory}: {inner!r} {what}, {but}; wanted a rule that needs none: type {call}, or {inner!r} by itself.")
 
 
 @rule

@@ -1,4 +1,5 @@
-"""Arithmetic on pytrees of arrays. A scalar takes the dtype of the leaf it meets, so bfloat16 params stay bfloat16 under any float32 learning rate.
+"""Arithmetic on pytrees of arrays, in the dtypes of the leaves, so bfloat16 params stay bfloat16 under any float32 learning rate. Products with a scalar are
+taken in float32 at least and then rounded: a learning rate may be far outside the range of float16 where the step is not.
 
 ``None`` is an empty subtree, as everywhere in JAX. Reductions accumulate in float32 at least.
 """
@@ -24,6 +25,13 @@ def _cast(x, leaf):
     return jnp.asarray(x).astype(jnp.result_type(leaf))
 
 
+def _times(scalar, x, like) -> jax.Array:
+    # s x of a leaf like another: in its dtype, float32 at least.
+    dtype = jnp.result_type(like)
+    wide = jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.inexact) else dtype
+    return jnp.asarray(scalar).astype(wide) * jnp.asarray(x).astype(wide)
+
+
 def map(function, *trees: Tree) -> Tree:  # the namespace's own map: tree.map, as in jax.tree.map
     """``jax.tree.map``, so that one import serves."""
     return jax.tree.map(function, *trees)
@@ -46,12 +54,12 @@ def subtract(a: Tree, b: Tree) -> Tree:
 
 def scale(scalar, a: Tree) -> Tree:
     """s a."""
-    return jax.tree.map(lambda x: _cast(scalar, x) * x, a)
+    return jax.tree.map(lambda x: _cast(_times(scalar, x, x), x), a)
 
 
 def add_scaled(a: Tree, scalar, b: Tree) -> Tree:
     """a + s b, in the dtypes of a."""
-    return jax.tree.map(lambda x, y: x + _cast(scalar, x) * _cast(y, x), a, b)
+    return jax.tree.map(lambda x, y: x + _cast(_times(scalar, y, x), x), a, b)
 
 
 def cast_like(a: Tree, like: Tree) -> Tree:

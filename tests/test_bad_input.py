@@ -509,6 +509,8 @@ def test_good_input_in_unusual_clothes():
     """What must not be refused: Python floats, lists, NumPy numbers and float64 arrays, negative seeds, legacy keys."""
     assert gdjax.minimize(bowl, [1.5, 2.0], gd(0.1)).converged
     assert gdjax.minimize(bowl, np.ones(3) * 2, gd(np.float64(0.1)), max_steps=np.int64(200), history=["value"]).converged
+    assert gdjax.ef21(gd(0.1), np.int64(3)) == gdjax.ef21(gd(0.1), 3)
+    assert gdjax.svrg(0.1, np.int32(5)) == gdjax.svrg(0.1, 5)
     for key in (-1, np.int64(3), jax.random.PRNGKey(0), jax.random.key(0)):
         assert int(gdjax.fit(squares, W, DATA, gd(0.1), batch_size=np.int32(5), steps=2, key=key).steps) == 2
     assert int(gdjax.fit(with_state, W, DATA, gd(0.1), batch_size=5, steps=2, key=0, model_state=STATE).steps) == 2

@@ -160,3 +160,14 @@ def test_is_traced():
 
 def test_stop_gradient():
     assert float(jax.grad(lambda x: tree.stop_gradient({"x": x})["x"] * x)(3.0)) == 3.0
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16], ids=lambda d: d.__name__)
+def test_products_are_rounded_once(dtype):
+    """s = 1e6 is no float16, s x is; 257 is no bfloat16, 257/256 rounds up only if it is a float first."""
+    for scalar, x in ((1e6, 1e-6), (257.0, 1.0 / 256.0), (jnp.float32(1e-6), 3e4)):
+        x = jnp.asarray(x, dtype)
+        wanted = jnp.asarray(float(scalar) * float(x), dtype)
+        for made in (tree.scale(scalar, x), tree.add_scaled(jnp.zeros((), dtype), scalar, x), jax.jit(tree.scale)(scalar, x)):
+            assert made.dtype == dtype
+            assert made == wanted

@@ -30,6 +30,16 @@ def check_estimate(factory: str, first_distance: Any, coefficient: Any, growth_r
     check_number(factory, "weight_decay", weight_decay, low=0, wanted="a number ≥ 0: type weight_decay=0.01, or leave it out")
 
 
+def check_betas(factory: str, betas: Any, count: str, example: tuple) -> tuple:
+    """The door for the weights of means: the tuple of as many numbers as the example has."""
+    wanted = f"{count} numbers β, 0 ≤ β < 1: type betas={example}"
+    if not isinstance(betas, (tuple, list)) or len(betas) != len(example):
+        raise ValueError(f"{factory}: betas is {betas!r}; wanted {wanted}.")
+    for index, beta in enumerate(betas):
+        check_number(factory, f"betas[{index}]", beta, low=0, high=1, open_high=True, required=True, wanted=wanted)
+    return tuple(betas)
+
+
 def initial_distance(params: Params, first_distance: Any) -> jax.Array:
     """r_ε, shape (): as given, or 1e-6 (1 + ‖x₀‖), and no less than moves the params in their precision."""
     dtype = tree.dtype_of(params)
@@ -37,6 +47,16 @@ def initial_distance(params: Params, first_distance: Any) -> jax.Array:
         return jnp.asarray(first_distance, dtype)
     spacing = max((float(jnp.finfo(jnp.result_type(x)).eps) for x in tree.leaves(params)), default=0.0)
     return (max(FIRST_SHARE, spacing) * (1 + tree.norm(params))).astype(dtype)
+
+
+def smallest_move(params: Params) -> jax.Array:
+    """ε |x|, shape (), the mean of all entries: steps well below it are lost in rounding, and what is estimated from the way gone never grows.
+
+    The mean, as one large entry must not make the steps of the others long; entries at 0 move at any length.
+    """
+    dtype, count = tree.dtype_of(params), max(tree.size(params), 1)
+    sums = [jnp.sum(jnp.abs(jnp.asarray(x, dtype)) * (float(jnp.finfo(jnp.result_type(x)).eps) / count)) for x in tree.leaves(params)]
+    return lax.stop_gradient(sum(sums, jnp.zeros((), dtype)))
 
 
 def hypotenuse(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -58,9 +78,8 @@ def over(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return jnp.where(some, numerator / jnp.where(some, denominator, 1), 0).astype(jnp.result_type(numerator))
 
 
-def grown(distance: jax.Array, largest: jax.Array, growth_rate: Any, first_distance: Any) -> jax.Array:
+def grown(distance: jax.Array, largest: jax.Array, growth_rate: Any, first_distance: jax.Array) -> jax.Array:
     """The distance on its way to the largest estimate, which it reaches at once the first time and where no growth rate is set."""
     if growth_rate is None:
         return largest
-    start = jnp.asarray(first_distance, distance.dtype)
-    return jnp.minimum(largest, growth_rate * jnp.where(distance == start, largest, distance)).astype(distance.dtype)
+    return jnp.minimum(largest, growth_rate * jnp.where(distance == first_distance, largest, distance)).astype(distance.dtype)

@@ -12,7 +12,8 @@ from jax import lax
 from gdjax import tree
 from gdjax.arguments import check_number
 from gdjax.parts.averaging import polynomial_average, widened
-from gdjax.parts.distance import over, root
+from gdjax.parts.distance import check_betas, over, root, smallest_move
+from gdjax.parts.masks import is_masked
 from gdjax.parts.two_points import moved
 from gdjax.typing import Grads, Params, Scalar, Updates
 
@@ -30,6 +31,7 @@ class Geometry(NamedTuple):
     steepest: Any  # a gradient's direction of steepest ascent, of length 1 in the norm of distances
     squares: Any  # g², a tree like the gradients, or ‖g‖², shape ()
     divide: Any  # (mean, root mean square) -> their quotient, 0 where both are
+    smallest: Any  # params -> the length of a step, shape (), that is not lost in rounding
 
 
 class Settings(NamedTuple):
@@ -66,6 +68,7 @@ def entries() -> Geometry:
         steepest=lambda g: tree.map(jnp.sign, g),
         squares=lambda g: tree.map(jnp.square, g),
         divide=lambda mean, rms: tree.map(over, mean, rms),
+        smallest=smallest_move,
     )
 
 
@@ -76,6 +79,7 @@ def whole() -> Geometry:
         steepest=lambda g: tree.map(lambda x: over(x, tree.norm(g).astype(x.dtype)), g),
         squares=lambda g: tree.norm(g) ** 2,
         divide=lambda mean, rms: tree.map(lambda x: over(x, rms.astype(x.dtype)), mean),
+        smallest=lambda params: smallest_move(params) * float(tree.size(params)) ** 0.5,
     )
 
 
@@ -84,11 +88,7 @@ def check_settings(factory: str, settings: Settings) -> None:
     wanted = f"a number > 0, or None where no end is known: type {factory}(1000)"
     check_number(factory, "steps", settings.steps, low=0, open_low=True, open_high=True, wanted=wanted)
     check_number(factory, "learning_rate", settings.learning_rate, low=0, required=True, wanted="a number ≥ 0: type learning_rate=1.0, which is of no units")
-    wanted = "three numbers β, 0 ≤ β < 1: type betas=(0.9, 0.99, 0.99)"
-    if not isinstance(settings.betas, tuple) or len(settings.betas) != 3:
-        raise ValueError(f"{factory}: betas is {settings.betas!r}; wanted {wanted}.")
-    for index, beta in enumerate(settings.betas):
-        check_number(factory, f"betas[{index}]", beta, low=0, high=1, open_high=True, required=True, wanted=wanted)
+    check_betas(factory, settings.betas, "three", (0.9, 0.99, 0.99))
     wanted = "a number > 0 or None: type first_distance=1e-6, far below the distance to the minimum"
     check_number(factory, "first_distance", settings.first_distance, low=0, open_low=True, open_high=True, wanted=wanted)
     check_number(factory, "weight_decay", settings.weight_decay, low=0, wanted="a number ≥ 0: type weight_decay=0.01, or leave it out")
@@ -98,7 +98,8 @@ def start(geometry: Geometry, settings: Settings, params: Params) -> ParameterFr
     """The state before the first step."""
     first, zeros = widened(params), tree.zeros_like(widened(params))
     zero = jnp.zeros((), tree.dtype_of(params))
-    distance = zero + jnp.asarray(FIRST_DISTANCE if settings.first_distance is None else settings.first_distance, zero.dtype)
+    given = settings.first_distance
+    distance = zero + (jnp.maximum(FIRST_DISTANCE, geometry.smallest(params)) if given is None else jnp.asarray(given, zero.dtype))
     average = tree.copy(first) if settings.steps is None else None
     squares = tree.map(jnp.zeros_like, geometry.squares(zeros))
     none = jnp.int32(0)
@@ -140,7 +141,7 @@ def advance(geometry: Geometry, settings: Settings, grads: Grads, state: Paramet
 
 def _first_bound(geometry, settings, g, state, params, value, value_fn) -> tuple[Scalar, jax.Array]:
     """d, and how many losses that took: at the first step a share of max_c (f(x) − f(x − c u))/‖g‖, u steepest, which bounds the distance if f is convex."""
-    if settings.first_distance is not None or value_fn is None or value is None:
+    if settings.first_distance is not None or value_fn is None or value is None or is_masked(params):  # the loss is a function of all params
         return state.distance, jnp.int32(0)
     # Derivatives pass by the first bound: it is a guess, and loops of unknown length have none backwards.
     g, params, dtype = tree.stop_gradient(g), tree.stop_gradient(params), state.distance.dtype

@@ -35,10 +35,18 @@ def check_growth(factory: str, growth: Any, first_learning_rate: Any, steps_per_
 def polyak_ratio(value: Any, lower_bound: Any, grads: Grads, dtype: Any) -> Scalar:
     """[f − l]₊/‖g‖², shape (); 0 where the gradient is zero, or either is not finite, so that a state made from it is never poisoned."""
     gap, norm = jnp.asarray(value, dtype) - lower_bound, tree.norm(grads)
-    sound = jnp.isfinite(gap) & (gap > 0) & jnp.isfinite(norm) & (norm > 0)
-    safe = jnp.where(sound, norm, 1)
-    ratio = jnp.where(sound, gap, 0) / safe / safe  # divided twice: ‖g‖² underflows long before ‖g‖
-    return jnp.minimum(ratio, jnp.finfo(dtype).max / 4).astype(dtype)
+    sound = jnp.isfinite(gap) & jnp.isfinite(norm)
+    return over_square(jnp.where(sound, gap, 0), jnp.where(sound, norm, 0)).astype(dtype)
+
+
+def over_square(gap: Scalar, norm: Scalar) -> Scalar:
+    """[gap]₊/norm², shape (), at most a quarter of the largest number; 0 where the norm is 0. For norms whose squares overflow or underflow too.
+
+    Compilers make (a/b)/c into a/(b c). So the first quotient passes a choice, which they cannot divide across.
+    """
+    some = (gap > 0) & (norm > 0)
+    safe = jnp.where(some, norm, 1)
+    return jnp.minimum(jnp.where(some, gap / safe, 0) / safe, jnp.finfo(norm.dtype).max / 4)
 
 
 def growth_of_a_step(growth: Any, steps_per_epoch: Any, indices: Any, num_examples: Any) -> Any:

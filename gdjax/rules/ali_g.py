@@ -33,7 +33,7 @@ def ali_g(max_learning_rate, *, momentum=None, max_norm=None, lower_bound=0.0):
         max_learning_rate: a_max > 0, a number, shape (), in units of params² per unit of loss; the one number to choose.
         momentum: μ in [0, 1), a number, shape (); 0.9 by Berrada et al. None keeps no velocity.
         max_norm: r > 0, a number, shape (): the radius of a ball about 0 that the params stay in, in place of weight decay. ``update`` then needs the params.
-        lower_bound: l, below the minimum of every batch's loss, a number, shape (), in units of the loss.
+        lower_bound: l, below the minimum of every batch's loss, a number, shape (), in units of the loss; a = 0 where the loss is not above it.
 
     Returns:
         Rule: ``update`` needs ``value``. Differs from the authors' code in: no 1e-5 is added to ‖g‖², which would end the linear convergence there.

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
+from gdjax.parts.masks import check_whole
 from gdjax.parts.neighbour import shifted
-from gdjax.rule import as_rule, rule as as_factory
+from gdjax.rule import as_rule, check_plain, rule as as_factory
 from gdjax.typing import RuleState
 
 
@@ -38,7 +39,8 @@ def asam(rule, radius=0.5, floor=0.01):
         Rule: two evaluations a step, the second counted in ``evaluations``; ``update`` needs ``value_and_grad_fn`` and the params.
 
     Raises:
-        ValueError: a number is negative or NaN; ``update`` without what it needs.
+        ValueError: a number is negative or NaN; a rule of ``saga``'s kind within; ``update`` without what it needs, or with params of which a mask
+            hides some: mask the rule within.
         TypeError: what was given is no rule.
 
     Guarantee:
@@ -59,14 +61,16 @@ def asam(rule, radius=0.5, floor=0.01):
         arXiv:2102.11600 (whose code has t = 1 for leaves not named weight).
     """
     inner = as_rule(rule, "asam: rule")
+    check_plain("asam", inner, "and these would not be of the neighbourhood that asam goes to", "gdjax.asam(gdjax.sgd(0.1))")
     check_number("asam", "radius", radius, low=0, open_high=True, required=True, wanted="a number ≥ 0: type radius=0.5")
     check_number("asam", "floor", floor, low=0, open_high=True, required=True, wanted="a number ≥ 0: type floor=0.01")
 
-    def init(params):
-        return ASAMState(inner.init(params), jnp.int32(0))
+    def init(params, **offered):
+        return ASAMState(inner.init(params, **offered), jnp.int32(0))
 
     def update(grads, state, params: Any = None, *, value_and_grad_fn: Any = None, **extra):
         check_offered("asam", value_and_grad_fn=value_and_grad_fn, params=params)
+        check_whole("asam", params, "mask the rule within, as in asam(optax.masked(gdjax.sgd(0.1), mask))")
         sizes = tree.map(lambda x: jnp.abs(x) + jnp.asarray(floor).astype(jnp.result_type(x)), params)
         scaled = tree.map(jnp.multiply, sizes, grads)
         norm = tree.norm(scaled)

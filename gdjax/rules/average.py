@@ -36,7 +36,7 @@ def average(rule, kind="polynomial", *, power=None, decay=None, start=0):
         c = (1 − β)/(1 − βⁿ)            ema: weights that shrink by β with age, bias corrected
 
     The points x are those after the steps 1, 2, ..., the ones that the rule reports where it reports others than it takes gradients at.
-    ``gdjax.eval_params`` gives x̄, kept in float32 at least and cast to the dtypes of the params.
+    ``gdjax.eval_params`` gives x̄, kept in float32 at least and cast to the dtypes of the params. Entries that are not finite are left out.
 
     Args:
         rule: the rule or optax transformation whose points are averaged.
@@ -85,7 +85,7 @@ def average(rule, kind="polynomial", *, power=None, decay=None, start=0):
     check_number("average", "power", power, low=0, open_high=True, wanted="power ≥ 0: type power=8.0, or leave it out")
     check_number("average", "decay", decay, low=0, high=1, open_low=True, open_high=True, wanted="0 < decay < 1: type decay=0.999, or leave it out")
     check_number("average", "start", start, low=0, open_high=True, required=True, wanted="a number of steps ≥ 0: type start=500")
-    inner = as_rule(rule)
+    inner = as_rule(rule, "average: rule")
 
     def init(params, **offered):
         return AverageState(jnp.zeros((), jnp.int32), widened(params), inner.init(params, **offered))
@@ -105,6 +105,7 @@ def average(rule, kind="polynomial", *, power=None, decay=None, start=0):
         updates, after = inner.update(grads, state.inner, params, **extra)
         point, points = moved(params, updates), jnp.asarray(optax.safe_increment(state.points))
         point = point if inner.eval_params is None else inner.eval_params(after, point)
+        point = tree.map(lambda x, mean: jnp.where(jnp.isfinite(x), x, mean), point, state.mean)  # entry by entry, which costs no pass over the params
         return updates, AverageState(points, toward(state.mean, share(points, tree.dtype_of(params)), point), after)
 
     def eval_params(state, params):

@@ -59,7 +59,8 @@ def d_adaptation(learning_rate=1.0, momentum=0.9, *, weight_decay=None, first_di
         the mean x̄ of the points weighted by their a,  f(x̄) − f⋆ ≤ (‖x₀ − x⋆‖² + Σ a² ‖g‖²)/(2 Σ a).
         As h is constant the loss of a stochastic problem falls to the level of its noise only: decay it.
 
-    When to use it: nets that SGD trains, with the schedule one would use and nothing else to tune; ``prodigy`` where Adam is needed.
+    When to use it: nets that SGD trains, with the schedule one would use and nothing else to tune; ``prodigy`` where Adam is needed. Not from a start at
+    which the gradient is far smaller than it will be, as on a plateau: ‖g₀‖ is the measure of all steps, which are then too long, and it diverges.
 
     Example:
         >>> import gdjax, jax

@@ -30,7 +30,7 @@ def dec_sps(lower_bound=0.0, *, scaling=1.0, max_learning_rate=10.0):
 
     Args:
         lower_bound: l, below the minimum of every batch's loss, a number, shape (), in units of the loss; no step where the loss is not above it.
-        scaling: c₀ ≥ 1, a number, shape (); 1 by Orvieto et al.
+        scaling: c₀ ≥ 1/2, a number, shape (); 1 by Orvieto et al., and in the bound below.
         max_learning_rate: a_max > 0, a number, shape (), in units of params² per unit of loss: m = c₀ a_max at the start; 10 by Orvieto et al.
 
     Returns:
@@ -62,7 +62,7 @@ def dec_sps(lower_bound=0.0, *, scaling=1.0, max_learning_rate=10.0):
         Orvieto, Lacoste-Julien, Loizou, "Dynamics of SGD with stochastic Polyak stepsizes", NeurIPS 2022, arXiv:2205.04583.
     """
     check_lower_bound("dec_sps", lower_bound)
-    check_number("dec_sps", "scaling", scaling, low=0, open_low=True, open_high=True, required=True, wanted="a number > 0: type dec_sps(scaling=1.0)")
+    check_number("dec_sps", "scaling", scaling, low=0.5, open_high=True, required=True, wanted="a number ≥ 1/2: type dec_sps(scaling=1.0)")
     check_max_learning_rate("dec_sps", max_learning_rate, required=True)
 
     def init(params):

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from gdjax import tree
 from gdjax.arguments import check_number
-from gdjax.rule import as_rule, rule as as_factory
+from gdjax.rule import as_rule, check_plain, rule as as_factory
 from gdjax.typing import Grads, RuleState
 
 
@@ -36,7 +36,7 @@ def ef21(rule, kept=0.1):
         Rule.
 
     Raises:
-        ValueError: kept is out of its range or NaN.
+        ValueError: a rule of ``saga``'s kind within; kept is out of its range or NaN.
         TypeError: what was given is no rule.
 
     Guarantee:
@@ -62,12 +62,13 @@ def ef21(rule, kept=0.1):
         Richtárik, Sokolov, Fatkhullin, "EF21: a new, simpler, theoretically better, and practically faster error feedback", NeurIPS 2021, arXiv:2106.05203.
     """
     inner = as_rule(rule, "ef21: rule")
+    check_plain("ef21", inner, "and these would not be compressed", "gdjax.ef21(gdjax.gd(0.1))")
     whole = isinstance(kept, int)
     wanted = "an int ≥ 1 or a share in (0, 1]: type kept=0.1"
     check_number("ef21", "kept", kept, low=0, high=jnp.inf if whole else 1, open_low=True, required=True, wanted=wanted)
 
-    def init(params):
-        return EF21State(inner.init(params), tree.zeros_like(params))
+    def init(params, **offered):
+        return EF21State(inner.init(params, **offered), tree.zeros_like(params))
 
     def largest(tree_):
         flat, back = ravel_pytree(tree_)

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import tree
-from gdjax.arguments import check_number
+from gdjax.arguments import check_number, check_steps
 from gdjax.parts.averaging import widened
 from gdjax.parts.two_points import check_params_given, check_two_points, moved, toward, updates_to
-from gdjax.rule import as_rule, rule
+from gdjax.rule import as_rule, check_plain, rule
 from gdjax.typing import Params, RuleState
 
 
@@ -35,7 +35,7 @@ def lookahead(rule, period=6, step_size=0.5, *, reset_state=False):
 
     Args:
         rule: the rule or optax transformation that takes the steps.
-        period: k ≥ 1, a number of steps, shape ().
+        period: k ≥ 1, a whole number of steps, shape (). No more than the run's steps: in a shorter one s stays at the start.
         step_size: α in (0, 1], a number, shape (); 1 is the rule alone.
         reset_state: bool; begin the rule's state anew after each meeting.
 
@@ -43,7 +43,7 @@ def lookahead(rule, period=6, step_size=0.5, *, reset_state=False):
         Rule: the path of ``optax.lookahead``, with params that stay of their own type. ``update`` needs the params.
 
     Raises:
-        ValueError: a number is out of its range or NaN; a rule that keeps two points itself; ``update`` without params.
+        ValueError: a number is out of its range or NaN; a rule that keeps two points itself, or of ``saga``'s kind to reset; ``update`` without params.
 
     Guarantee:
         Gradient descent with learning rate h inside, a quadratic, curvature λ, q = (1 − hλ)^k: the error of s along λ shrinks by 1 − α + αq a round.
@@ -69,10 +69,12 @@ def lookahead(rule, period=6, step_size=0.5, *, reset_state=False):
     Reference:
         Zhang, Lucas, Hinton, Ba, "Lookahead optimizer: k steps forward, 1 step back", NeurIPS 2019, arXiv:1907.08610.
     """
-    check_number("lookahead", "period", period, low=1, open_high=True, required=True, wanted="a number of steps ≥ 1: type period=6")
+    check_steps("lookahead", "period", period, low=1, example=6)
     check_number("lookahead", "step_size", step_size, low=0, high=1, open_low=True, required=True, wanted="0 < step_size ≤ 1: type step_size=0.5")
-    inner = as_rule(rule)
+    inner = as_rule(rule, "lookahead: rule")
     check_two_points("lookahead", inner, rule)
+    if reset_state:
+        check_plain("lookahead", inner, "so it cannot begin anew without all the data, as reset_state=True wants", f"lookahead({inner!r}, reset_state=False)")
 
     def init(params, **offered):
         return LookaheadState(jnp.zeros((), jnp.int32), widened(params), inner.init(params, **offered))
@@ -84,7 +86,8 @@ def lookahead(rule, period=6, step_size=0.5, *, reset_state=False):
         slow = tree.where(meets, toward(state.slow, step_size, moved(params, updates)), state.slow)
         updates = tree.where(meets, updates_to(slow, params), updates)
         if reset_state:
-            after = tree.where(meets, inner.init(tree.cast_like(slow, params)), after)
+            offered = {name: extra[name] for name in ("num_examples", "batch_size") if name in extra}
+            after = tree.where(meets, inner.init(tree.cast_like(slow, params), **offered), after)
         return updates, LookaheadState(jnp.where(meets, 0, state.since + 1), slow, after)
 
     def eval_params(state, params):

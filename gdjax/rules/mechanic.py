@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
 from gdjax.parts.averaging import widened
 from gdjax.parts.distance import hypotenuse, over
-from gdjax.rule import as_rule, rule as rule_of
+from gdjax.rule import argument_of, as_rule, rule as rule_of
+from gdjax.schedules import value_at
 from gdjax.typing import Params, RuleState, Updates
 
 BETAS = tuple(1 - 0.1**power for power in range(1, 7))  # the memories, one tuner each: 10 steps, 100, ..., 1,000,000
@@ -27,6 +29,8 @@ class MechanicState(NamedTuple):
     rewards: jax.Array  # rᵢ
     largest: jax.Array  # mᵢ, the largest |h| remembered
     size: jax.Array  # √vᵢ, the root of the sum of the h² remembered
+    step: jax.Array | None  # number of steps taken, int32, shape (); None unless the rule's learning rate is a schedule
+    learning_rate: jax.Array  # Σ sᵢ times that of the rule (1 where it has none), at the last step, shape ()
 
 
 @rule_of
@@ -72,16 +76,19 @@ def mechanic(rule, *, first_scale=1e-6, weight_decay=0.01):
     Reference:
         Cutkosky, Defazio, Mehta, "Mechanic: a learning rate tuner", NeurIPS 2023, arXiv:2306.00144.
     """
-    inner = as_rule(rule)
+    inner = as_rule(rule, "mechanic: rule")
+    rate = argument_of(inner, "learning_rate")
     check_number("mechanic", "first_scale", first_scale, low=0, open_low=True, open_high=True, required=True, wanted="a number > 0: type first_scale=1e-6")
     check_number("mechanic", "weight_decay", weight_decay, low=0, required=True, wanted="a number ≥ 0: type weight_decay=0.01, or 0.0 for none")
     if inner.eval_params is not None:
         raise ValueError(f"mechanic: {inner} takes gradients away from the point it reports; wanted a rule that does not: type mechanic(gdjax.sgd(1.0)).")
 
-    def init(params):
+    def init(params, **offered):
         zeros = jnp.zeros(len(BETAS), tree.dtype_of(params))
         scales = zeros + jnp.asarray(first_scale, zeros.dtype) / len(BETAS)
-        return MechanicState(inner.init(params), tree.copy(params), tree.zeros_like(widened(params)), scales, zeros, zeros, zeros)
+        start, step = tree.copy(params), jnp.int32(0) if callable(rate) else None
+        inside, offset = inner.init(params, **offered), tree.zeros_like(widened(params))
+        return MechanicState(inside, start, offset, scales, zeros, zeros, zeros, step, zeros[0])
 
     def tuned(state, h):
         """(scales, rewards, largest, size) after the loss has changed by h."""
@@ -101,7 +108,11 @@ def mechanic(rule, *, first_scale=1e-6, weight_decay=0.01):
         numbers = tuned(state, h)
         # Towards the point anew in every step, so that roundings of the params do not add up.
         updates = tree.map(lambda x, x0, way: ((x0 - x) + jnp.sum(numbers[0]).astype(way.dtype) * way).astype(jnp.result_type(x)), params, state.start, offset)
-        new, sound = MechanicState(inside, state.start, offset, *numbers), jnp.isfinite(norm) & tree.all_finite(step)
+        unit = 1 if rate is None else value_at(rate, state.step)
+        count = None if state.step is None else jnp.asarray(optax.safe_increment(state.step))
+        learnt = (jnp.sum(numbers[0]) * unit).astype(state.scales.dtype)
+        new = MechanicState(inside, state.start, offset, *numbers, step=count, learning_rate=learnt)
+        sound = jnp.isfinite(norm) & tree.all_finite(step)
         return tree.where(sound, updates, tree.zeros_like(updates)), tree.where(sound, new, state)
 
     return init, update

@@ -32,7 +32,7 @@ def mom_sps(lower_bound=0.0, *, momentum=0.9, scaling=1.0, max_learning_rate=10.
     with the value f and the gradient g of a batch of b out of n examples.
 
     Args:
-        lower_bound: l, below the minimum of every batch's loss, a number, shape (), in units of the loss.
+        lower_bound: l, below the minimum of every batch's loss, a number, shape (), in units of the loss; a = 0 where the loss is not above it.
         momentum: μ in [0, 1), a number, shape (); 0.9 by the authors' code.
         scaling: c ≥ 1/2, a number, shape (); 1 by the authors' code.
         max_learning_rate: a_max > 0, a number, shape (), in units of params² per unit of loss; 10 by the authors' code. None: no bound.
@@ -71,7 +71,7 @@ def mom_sps(lower_bound=0.0, *, momentum=0.9, scaling=1.0, max_learning_rate=10.
     """
     check_lower_bound("mom_sps", lower_bound)
     check_number("mom_sps", "momentum", momentum, low=0, high=1, open_high=True, required=True, wanted="0 ≤ momentum < 1: type mom_sps(momentum=0.9)")
-    check_number("mom_sps", "scaling", scaling, low=0, open_low=True, open_high=True, required=True, wanted="a number > 0: type mom_sps(scaling=1.0)")
+    check_number("mom_sps", "scaling", scaling, low=0.5, open_high=True, required=True, wanted="a number ≥ 1/2: type mom_sps(scaling=1.0)")
     check_max_learning_rate("mom_sps", max_learning_rate)
     check_growth("mom_sps", growth, first_learning_rate, steps_per_epoch)
 

@@ -10,7 +10,7 @@ import optax
 
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
-from gdjax.parts.value_steps import check_lower_bound
+from gdjax.parts.value_steps import check_lower_bound, over_square
 from gdjax.rule import rule
 from gdjax.schedules import check_learning_rate, value_at
 from gdjax.typing import Params
@@ -43,7 +43,7 @@ def momo(learning_rate=1.0, *, momentum=0.9, lower_bound=0.0, weight_decay=None)
     Args:
         learning_rate: h ≥ 0, a number or a schedule, shape (); the longest step, in units of params² per unit of loss. 1 by Schaipp et al.
         momentum: μ in [0, 1), a number, shape ().
-        lower_bound: l, a number, shape (), in units of the loss. None: estimated, for losses ≥ 0 whose minimum is not.
+        lower_bound: l, a number, shape (), in units of the loss; τ = 0 where the model is not above it. None: estimated, for losses ≥ 0 whose minimum is not.
         weight_decay: λ ≥ 0, a number, shape (): adds λ‖x‖²/2 to the loss, not to the values that l bounds.
 
     Returns:
@@ -103,9 +103,7 @@ def momo(learning_rate=1.0, *, momentum=0.9, lower_bound=0.0, weight_decay=None)
             height = F - p + inner / decay  # of the model, at x/(1 + hλ)
             bound = jnp.where(height - state.lower_bound < MARGIN * jnp.abs(height), jnp.maximum(height / 2, 0), state.lower_bound)
         sound = jnp.isfinite(f) & jnp.isfinite(norm)
-        safe = jnp.where(sound & (norm > 0), norm, 1)
-        tau = jnp.minimum(h, jnp.maximum(decay * (F - p - bound) + inner, 0) / safe / safe)
-        tau = jnp.where(sound & (norm > 0), tau, 0).astype(f.dtype)
+        tau = jnp.minimum(h, over_square(decay * (F - p - bound) + inner, jnp.where(sound, norm, 0))).astype(f.dtype)
         updates = tree.scale(-tau / decay, d)
         updates = updates if weight_decay is None else tree.add_scaled(updates, -h * weight_decay / decay, params)
         bound = None if lower_bound is not None else jnp.maximum(F - p + inner - tau * norm * norm / 2, 0).astype(f.dtype)

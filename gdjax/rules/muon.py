@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from gdjax import tree
-from gdjax.arguments import check_number
+from gdjax.arguments import check_axes, check_number
 from gdjax.parts.leaves import about_some, by_leaf, check_all
 from gdjax.parts.newton_schulz import DTYPES, QUINTIC, SCALES, as_kernel, as_matrix, check_layout, mix, newton_schulz, polynomials
-from gdjax.rule import as_rule, rule
+from gdjax.rule import as_rule, check_plain, rule
 from gdjax.schedules import check_learning_rate, value_at
 from gdjax.typing import Params
 
@@ -76,9 +76,11 @@ def muon(
     check_number("muon", "momentum", momentum, low=0, high=1, open_high=True, required=not callable(momentum), wanted="0 ≤ momentum < 1: type momentum=0.95")
     check_number("muon", "weight_decay", weight_decay, low=0, wanted="weight_decay ≥ 0 or None: type weight_decay=0.1")
     check_layout("muon", layout)
-    if scale not in SCALES or dtype not in DTYPES:
-        raise ValueError(f'muon: scale is {scale!r}, dtype {dtype!r}; wanted one of {[*SCALES]} and of {[*DTYPES]}: type scale="original", dtype="bfloat16".')
-    iterations, inner = polynomials("muon", coefficients, steps), optax.identity() if others is None else as_rule(others, "muon: others")
+    for name, given, known in (("scale", scale, [*SCALES]), ("dtype", dtype, [*DTYPES])):
+        if not isinstance(given, str) or given not in known:
+            raise ValueError(f'muon: {name} is {given!r}; wanted one of {known}: type {name}="{known[0]}".')
+    iterations, inner = polynomials("muon", coefficients, steps), as_rule(optax.identity() if others is None else others, "muon: others")
+    check_plain("muon", inner, "and muon hands on those of some leaves only", "gdjax.muon(0.02, others=gdjax.rule(optax.adam)(3e-4))")
 
     def kinds(like):
         return by_leaf("muon", "matrices", matrices, like, lambda x: jnp.ndim(x) >= 2)
@@ -88,6 +90,7 @@ def muon(
         return optax.masked(inner, lambda tree: jax.tree.map(lambda kind: not kind, kinds(tree)))
 
     def init(params):
+        check_axes("muon", "matrices", kinds(params), params)
         step = jnp.zeros((), jnp.int32) if any(map(callable, (learning_rate, momentum, weight_decay))) else None
         return MuonState(step, tree.map(lambda x, kind: jnp.zeros_like(x) if kind else None, params, kinds(params)), rest(params).init(params))
 

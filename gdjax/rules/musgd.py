@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gdjax import tree
-from gdjax.arguments import check_number
+from gdjax.arguments import check_axes, check_number
 from gdjax.parts.leaves import by_leaf
 from gdjax.parts.newton_schulz import LAYOUTS, as_kernel, as_matrix, check_layout, newton_schulz
 from gdjax.rule import rule
@@ -82,6 +82,7 @@ def musgd(learning_rate, momentum=0.9, *, muon=0.2, sgd=1.0, nesterov=True, weig
 
     def init(params):
         kinds = by_leaf("musgd", "orthogonal", orthogonal, params, lambda x: jnp.ndim(x) in (2, 4))
+        check_axes("musgd", "orthogonal", kinds, params)
         step = jnp.zeros((), jnp.int32) if any(map(callable, (learning_rate, momentum, weight_decay))) else None
         return MuSGDState(step, tree.zeros_like(params), tree.map(lambda x, muon: jnp.zeros_like(x) if muon else None, params, kinds))
 

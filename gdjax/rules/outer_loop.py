@@ -10,10 +10,10 @@ import optax
 from jax import lax
 
 from gdjax import tree
-from gdjax.arguments import check_number
+from gdjax.arguments import check_steps
 from gdjax.parts.averaging import widened
 from gdjax.parts.two_points import check_params_given, check_two_points, moved, updates_to
-from gdjax.rule import as_rule, rule
+from gdjax.rule import as_rule, check_plain, rule
 from gdjax.typing import Params, RuleState
 
 
@@ -36,11 +36,14 @@ def outer_loop(inner, outer=None, period=500, *, axis_name=None):
     The params of the loop are x; ``gdjax.eval_params`` gives a. Under ``jax.vmap`` or ``jax.shard_map`` over workers, each with its own params, state and
     batch, ``axis_name`` is the name of their axis: workers communicate every k steps and not between. Without it there is one worker.
 
+    Between two outer steps a stays where it is. So a run should end at a multiple of k, and one of fewer than k steps returns the params it began with,
+    whatever its loss at x.
+
     Args:
         inner: the rule or optax transformation of the workers; its state is kept from round to round.
         outer: the rule or optax transformation for a. None: SGD with learning rate 0.7 and Nesterov momentum 0.9, as in DiLoCo; ``sgd(1.0)`` averages the
             workers (local SGD, FedAvg), and with one worker ``sgd(α)`` is ``lookahead``.
-        period: k ≥ 1, a number of steps, shape ().
+        period: k ≥ 1, a whole number of steps, shape (); 500 as in DiLoCo, whose runs take tens of thousands. No more than the steps of yours.
         axis_name: str or None: the axis of the workers.
 
     Returns:
@@ -74,12 +77,13 @@ def outer_loop(inner, outer=None, period=500, *, axis_name=None):
         Stich, "Local SGD converges fast and communicates little", ICLR 2019, arXiv:1805.09767.
         Douillard et al., "DiLoCo: distributed low-communication training of language models", arXiv:2311.08105, 2023.
     """
-    check_number("outer_loop", "period", period, low=1, open_high=True, required=True, wanted="a number of steps ≥ 1: type period=500")
+    check_steps("outer_loop", "period", period, low=1, example=500)
     if axis_name is not None and not isinstance(axis_name, (str, tuple)):
         raise TypeError(f"outer_loop: axis_name is {axis_name!r}; wanted the name of the workers' axis or None: type axis_name='workers'.")
-    worker, chief = as_rule(inner, "inner"), optax.sgd(0.7, momentum=0.9, nesterov=True) if outer is None else outer
-    chief = as_rule(chief, "outer")
+    worker, chief = as_rule(inner, "outer_loop: inner"), optax.sgd(0.7, momentum=0.9, nesterov=True) if outer is None else outer
+    chief = as_rule(chief, "outer_loop: outer")
     check_two_points("outer_loop", worker, inner)
+    check_plain("outer_loop", chief, "and the ways of workers are of none", "gdjax.outer_loop(inner, gdjax.sgd(1.0))")
 
     def init(params, **offered):
         anchor = widened(params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gdjax import tree
 from gdjax.arguments import check_offered
 from gdjax.parts.parameter_free import Settings, advance, check_settings, start, whole
 from gdjax.rule import rule
@@ -27,19 +28,22 @@ def parameter_free_sgd(steps=None, *, learning_rate=1.0, betas=(0.9, 0.99, 0.99)
             known; steps then fall like 1/√k and an average is reported, which costs a buffer and, with batch statistics in a network, a pass to renew these.
         learning_rate: η ≥ 0, a number, shape (), of no units: 1, unless you know better than the bound.
         betas: β₁, β₂, β₃ in [0, 1), three numbers, shape ().
-        first_distance: d₀ > 0, a number, shape (), in units of params. None: from the first batch, or 10⁻⁶ where no ``value_fn`` is offered.
+        first_distance: d₀ > 0, a number, shape (), in units of params. None: from the first batch, or 10⁻⁶ where no ``value_fn`` is offered or a mask hides
+            some of the params; no less than √n times the mean of the n entries of ε|x₀|, ε that of the params' precision (2⁻⁷ in bfloat16), as steps below
+            are lost in rounding.
         weight_decay: λ ≥ 0, a number, shape (): decoupled, as in AdamW. None: 0.
 
     Returns:
         Rule: ``update`` needs the params, and ``value_fn`` and ``value`` for the first step, which ``fit`` offers. A step at which the gradient is not
-        finite is left out.
+        finite is left out. Derivatives pass by the first d, a guess: they are those of the path with d₀ given as the d found.
 
     Raises:
         ValueError: a number out of its range or NaN; ``update`` without params.
 
     Guarantee:
-        All batches convex with a common minimum x⋆:  d ≤ max{10⁻⁶, ‖x₀ − x⋆‖} at every step, for any β, as p ≤ ⟨s, x₀ − x⋆⟩ ≤ ‖s‖ ‖x₀ − x⋆‖. The path does not
-        depend on the units of the loss. Of the loss nothing is proved; measured, see "When to use it".
+        All batches convex with a common minimum x⋆:  d ≤ max{δ, ‖x₀ − x⋆‖} at every step, for any β, as p ≤ ⟨s, x₀ − x⋆⟩ ≤ ‖s‖ ‖x₀ − x⋆‖;
+        δ is d₀ where given, else 10⁻⁶ or what is just not lost in rounding. The path does not depend on the units of the loss, in float32 while entries of
+        gradients that matter are between 10⁻¹⁶ and 10¹⁸ in size, whose squares it has room for. Of the loss nothing is proved; see "When to use it".
 
     When to use it: instead of a sweep over learning rates of momentum SGD.
 
@@ -67,4 +71,4 @@ def parameter_free_sgd(steps=None, *, learning_rate=1.0, betas=(0.9, 0.99, 0.99)
 
     if steps is not None:
         return init, update
-    return init, update, lambda state, params: state.average
+    return init, update, lambda state, params: tree.cast_like(state.average, params)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.arguments import check_number
+from gdjax.parts.value_steps import over_square
 from gdjax.rule import rule
 from gdjax.typing import Params
 
@@ -96,10 +97,8 @@ def polyak(min_value=0.0, *, scaling=1.0, max_learning_rate=None):
             call = "use gdjax.minimize or gdjax.fit, which offer it, or type rule.update(grads, state, params, value=loss)"
             raise ValueError(f"polyak: update got no {'value' if value is None else 'params'}; wanted it: {call}.")
         norm, f = tree.norm(grads), jnp.asarray(value, state.learning_rate.dtype)
-        safe = jnp.where(norm > 0, norm, 1)
         level = None if state.level is None else leveled(state.level, params, f, norm)
-        length = scaling * jnp.maximum(f - (min_value if level is None else level.record - level.gap), 0) / safe
-        a = jnp.where(norm > 0, length / safe, 0)  # divided twice: ‖g‖² underflows long before ‖g‖
+        a = over_square(scaling * (f - (min_value if level is None else level.record - level.gap)), norm)
         a = (a if max_learning_rate is None else jnp.minimum(a, max_learning_rate)).astype(f.dtype)
         level = None if level is None else level._replace(path=(level.path + a * norm).astype(f.dtype))
         return tree.scale(-a, grads), PolyakState(a, level)

@@ -11,7 +11,7 @@ import optax
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
 from gdjax.parts.averaging import widened
-from gdjax.parts.distance import check_estimate, grown, over, root
+from gdjax.parts.distance import check_betas, check_estimate, grown, over, root, smallest_move
 from gdjax.rule import rule
 from gdjax.schedules import check_learning_rate, value_at
 from gdjax.typing import Params
@@ -26,6 +26,7 @@ class ProdigyState(NamedTuple):
     squares: Params  # v, of (d g)²
     sum: Params  # s, of w g
     products: jax.Array  # p, of w ⟨g, x₀ − x⟩
+    first_distance: jax.Array  # d₀
     distance: jax.Array  # d
     largest: jax.Array  # the largest estimate of the distance so far, which a growth rate holds d below
     learning_rate: jax.Array  # a of the last step
@@ -54,13 +55,13 @@ def prodigy(
         weight_decay: λ ≥ 0, a number, shape (): decoupled, as in AdamW. None: 0.
         bias_correction: bool; Adam's, off as its authors have it: at the usual β it makes the first step 3.2 times smaller.
         safeguard_warmup: bool; for schedules that start near 0, which would spoil the weights of s.
-        first_distance: d₀ > 0, a number, shape (), in units of params, far below the distance to the minimum.
+        first_distance: d₀ > 0, a number, shape (), in units of params, far below the distance to the minimum. Below the mean of ε|x₀|, ε that of the params'
+            precision (2⁻⁷ in bfloat16), steps are lost in rounding and d never grows: then d₀ is this mean.
         coefficient: c > 0, a number, shape (); its authors tune this one, between 0.5 and 2, if any.
         growth_rate: ρ ≥ 1, a number, shape (). None: unlimited; 1.02 warms up.
 
     Returns:
-        Rule: ``update`` needs the params. The steps of Prodigy of konstmish/prodigy; with bias correction those of ``optax.contrib.prodigy``. A step at
-        which the gradient is not finite is left out.
+        Rule: ``update`` needs the params. The steps of konstmish/prodigy; with bias correction of ``optax.contrib.prodigy``. Gradients not finite are left out.
 
     Raises:
         ValueError: a number out of its range or NaN; ``update`` without params.
@@ -68,6 +69,7 @@ def prodigy(
     Guarantee:
         Convex with a minimum x⋆ (of each batch, if there are several), no safeguard:  d ≤ max{d₀, c ‖x₀ − x⋆‖_∞} at every step, whatever the steps were.
         For the loss nothing is proved of this form; of the one without moments, f(x̄) − f⋆ is of the order of G ‖x₀ − x⋆‖ √(ln(‖x₀ − x⋆‖/d₀)/N).
+        float32 has room for (d g)² while entries of g are between 10⁻¹⁷/d₀ and 10¹⁸/max{1, d} in size: rescale a loss beyond that.
 
     When to use it: deep nets that Adam trains, without tuning, best with a cosine schedule of height 1.
 
@@ -83,14 +85,13 @@ def prodigy(
     check_learning_rate("prodigy", learning_rate)
     check_estimate("prodigy", first_distance, coefficient, growth_rate, weight_decay)
     check_number("prodigy", "eps", eps, low=0, required=True, wanted="a number ≥ 0: type eps=1e-8")
-    (beta1, beta2), wanted = betas, "numbers β, 0 ≤ β < 1: type betas=(0.9, 0.999), beta3=None"
-    for name, beta in {"betas[0]": beta1, "betas[1]": beta2, "beta3": beta3}.items():
-        check_number("prodigy", name, beta, low=0, high=1, open_high=True, required=name != "beta3", wanted=wanted)
+    beta1, beta2 = check_betas("prodigy", betas, "two", (0.9, 0.999))
+    check_number("prodigy", "beta3", beta3, low=0, high=1, open_high=True, wanted="a number β₃, 0 ≤ β₃ < 1, or None: type beta3=0.999, or leave it out")
 
     def init(params):
         zero, zeros = jnp.zeros((), tree.dtype_of(params)), tree.zeros_like(widened(params))
-        d = zero + jnp.asarray(first_distance, zero.dtype)
-        return ProdigyState(jnp.int32(0), tree.copy(params), zeros, zeros, zeros, zero, d, d, zero)
+        d = jnp.maximum(jnp.asarray(first_distance, zero.dtype), smallest_move(params))
+        return ProdigyState(jnp.int32(0), tree.copy(params), zeros, zeros, zeros, zero, d, d, d, zero)
 
     def rate_at(step, dtype):
         t = (step + 1).astype(dtype)
@@ -100,18 +101,19 @@ def prodigy(
         check_offered("prodigy", params=params)
         g, d, b3 = tree.cast_like(grads, state.mean), state.distance, jnp.sqrt(beta2) if beta3 is None else beta3
         a = (d * rate_at(state.step, d.dtype)).astype(d.dtype)
-        weight = d * a / first_distance
+        share = first_distance / state.first_distance  # 1, unless d₀ was raised
+        weight = d * a / first_distance * share
         mean = tree.add_scaled(tree.scale(beta1, state.mean), (1 - beta1) * d, g)
         squares = tree.map(lambda v, g: (beta2 * v + (1 - beta2) * (d.astype(g.dtype) * g) ** 2).astype(v.dtype), state.squares, g)
-        total = tree.add_scaled(tree.scale(b3, state.sum), d**2 / first_distance if safeguard_warmup else weight, g)
+        total = tree.add_scaled(tree.scale(b3, state.sum), d**2 / first_distance * share if safeguard_warmup else weight, g)
         products = (b3 * state.products + weight * tree.vdot(g, tree.subtract(state.start, params))).astype(d.dtype)
         size = sum((jnp.sum(jnp.abs(x)) for x in tree.leaves(total)), jnp.zeros_like(d))  # ‖s‖₁
         largest = jnp.maximum(state.largest, coefficient * over(products, size)).astype(d.dtype)
-        distance = grown(d, largest, growth_rate, first_distance)
+        distance = grown(d, largest, growth_rate, state.first_distance)
         updates = tree.map(lambda m, v: (-a * over(m, root(v) + distance * eps)).astype(m.dtype), mean, squares)
-        if weight_decay is not None:
-            updates = tree.add_scaled(updates, -a * weight_decay, params)
-        new = ProdigyState(jnp.asarray(optax.safe_increment(state.step)), state.start, mean, squares, total, products, distance, largest, a)
+        updates = updates if weight_decay is None else tree.add_scaled(updates, -a * weight_decay, params)
+        first, step = state.first_distance, jnp.asarray(optax.safe_increment(state.step))
+        new = ProdigyState(step, state.start, mean, squares, total, products, first, distance, largest, a)
         sound, updates = tree.all_finite(grads), tree.cast_like(updates, params)
         return tree.where(sound, updates, tree.zeros_like(updates)), tree.where(sound, new, state)
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
+from gdjax.parts.masks import check_whole
 from gdjax.parts.neighbour import shifted
-from gdjax.rule import as_rule, rule as as_factory
+from gdjax.rule import as_rule, check_plain, rule as as_factory
 from gdjax.typing import RuleState
 
 
@@ -37,7 +38,8 @@ def sam(rule, radius=0.05):
         Rule: two evaluations a step, the second counted in ``evaluations``; ``update`` needs ``value_and_grad_fn`` and the params.
 
     Raises:
-        ValueError: the radius is negative or NaN; ``update`` without what it needs.
+        ValueError: the radius is negative or NaN; a rule of ``saga``'s kind within; ``update`` without what it needs, or with params of which a mask
+            hides some: mask the rule within.
         TypeError: what was given is no rule.
 
     Guarantee:
@@ -58,13 +60,15 @@ def sam(rule, radius=0.05):
         Foret, Kleiner, Mobahi, Neyshabur, "Sharpness-aware minimization for efficiently improving generalization", ICLR 2021, arXiv:2010.01412.
     """
     inner = as_rule(rule, "sam: rule")
+    check_plain("sam", inner, "and these would not be of the neighbourhood that sam goes to", "gdjax.sam(gdjax.sgd(0.1))")
     check_number("sam", "radius", radius, low=0, open_high=True, required=True, wanted="a number ≥ 0: type radius=0.05")
 
-    def init(params):
-        return SAMState(inner.init(params), jnp.int32(0))
+    def init(params, **offered):
+        return SAMState(inner.init(params, **offered), jnp.int32(0))
 
     def update(grads, state, params: Any = None, *, value_and_grad_fn: Any = None, **extra):
         check_offered("sam", value_and_grad_fn=value_and_grad_fn, params=params)
+        check_whole("sam", params, "mask the rule within, as in sam(optax.masked(gdjax.sgd(0.1), mask))")
         norm = tree.norm(grads)
         there, offered = shifted(tree.scale(jnp.where(norm > 0, radius / jnp.where(norm > 0, norm, 1), 0), grads), params, value_and_grad_fn, extra)
         updates, after = inner.update(there, state.inner, params, **offered)

@@ -78,12 +78,12 @@ def schedule_free(rule, momentum=0.9, *, learning_rate=None, step_power=0.0, rat
         check_learning_rate("schedule_free", learning_rate)
     for name, power in dict(step_power=step_power, rate_power=rate_power).items():
         check_number("schedule_free", name, power, low=0, open_high=True, required=True, wanted=f"{name} ≥ 0: type {name}=2.0")
-    inner = as_rule(rule)
+    inner = as_rule(rule, "schedule_free: rule")
     check_two_points("schedule_free", inner, rule)
 
-    def init(params):
+    def init(params, **offered):
         zero = jnp.zeros((), tree.dtype_of(params))
-        return ScheduleFreeState(jnp.zeros((), jnp.int32), zero, zero, widened(params), widened(params), inner.init(params))
+        return ScheduleFreeState(jnp.zeros((), jnp.int32), zero, zero, widened(params), widened(params), inner.init(params, **offered))
 
     def update(grads, state, params=None, **extra):
         check_params_given("schedule_free", params)

@@ -12,6 +12,7 @@ from gdjax import tree
 from gdjax.arguments import check_number, check_offered
 from gdjax.parts.averaging import widened
 from gdjax.parts.two_points import check_momentum, check_params_given, toward, updates_to, weigh
+from gdjax.parts.value_steps import over_square
 from gdjax.rule import rule
 from gdjax.schedules import value_at
 from gdjax.typing import Params
@@ -40,7 +41,7 @@ def schedule_free_polyak(lower_bound=0.0, momentum=0.9, *, max_learning_rate=Non
     taken; ``gdjax.eval_params`` gives x. Steps from a value or gradient that is not finite are left out.
 
     Args:
-        lower_bound: f⋆ or a bound below it, a number, shape (), in units of the loss: 0 for most losses.
+        lower_bound: f⋆ or a bound below it, a number, shape (), in units of the loss: 0 for most losses. γ = 0 where the model is not above it.
         momentum: β in [0, 1], a number or a schedule, shape ().
         max_learning_rate: γ_max > 0, a number, shape (), in units of params² per unit of loss. None: no bound. Wanted where f⋆ of a batch is not
             ``lower_bound``, since steps are then too long.
@@ -88,9 +89,7 @@ def schedule_free_polyak(lower_bound=0.0, momentum=0.9, *, max_learning_rate=Non
 
     def learning_rate(value, grads, state, params, norm):
         ahead = tree.map(lambda z, y: z - jnp.asarray(y).astype(z.dtype), state.z, params)
-        gap = jnp.maximum(value + tree.vdot(grads, ahead) - lower_bound, 0)
-        safe = jnp.where(norm > 0, norm, 1)
-        rate = jnp.where(norm > 0, gap / safe / safe, 0)  # divided twice: ‖g‖² underflows long before ‖g‖
+        rate = over_square(value + tree.vdot(grads, ahead) - lower_bound, norm)
         return (rate if max_learning_rate is None else jnp.minimum(rate, max_learning_rate)).astype(norm.dtype)
 
     def update(grads, state, params=None, *, value=None, **extra):

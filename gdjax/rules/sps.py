@@ -64,7 +64,7 @@ def sps(lower_bound=0.0, *, scaling=0.5, max_learning_rate=None, growth=2.0, fir
         Orvieto, Lacoste-Julien, Loizou, NeurIPS 2022, arXiv:2205.04583 (lower bounds in place of minima).
     """
     check_lower_bound("sps", lower_bound)
-    check_number("sps", "scaling", scaling, low=0, open_low=True, open_high=True, required=True, wanted="a number > 0, 1/2 or more: type sps(scaling=0.5)")
+    check_number("sps", "scaling", scaling, low=0.5, open_high=True, required=True, wanted="a number ≥ 1/2: type sps(scaling=0.5)")
     check_max_learning_rate("sps", max_learning_rate)
     check_growth("sps", growth, first_learning_rate, steps_per_epoch)
 

@@ -10,6 +10,7 @@ from jax import lax
 
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
+from gdjax.parts.masks import check_whole
 from gdjax.parts.value_steps import check_growth, check_max_learning_rate, growth_of_a_step
 from gdjax.rule import rule
 
@@ -50,10 +51,11 @@ def stochastic_line_search(sufficient=0.1, *, shrink=0.9, growth=2.0, first_lear
         steps_per_epoch: n/b > 0, a number, shape (). None: as ``fit`` offers it with shuffled data, else 1, as on full batches.
 
     Returns:
-        Rule: ``update`` needs the params, ``value`` and ``value_fn`` of the same batch; one or two values a step.
+        Rule: ``update`` needs the params, ``value`` and ``value_fn`` of the same batch; one or two values a step. Derivatives with respect to data and params
+        take the number of trials as it is; with respect to its own numbers, which the search multiplies, they go forward only (``jax.jvp``, ``jax.jacfwd``).
 
     Raises:
-        ValueError: a number out of its range or NaN; ``update`` without what it needs.
+        ValueError: a mask hides some of the params; a number out of its range or NaN; ``update`` without what it needs.
 
     Guarantee:
         The loss of the batch never rises in its step. L-smooth losses of batches: a ≥ m = min{a₋ at first, 2β(1 − c)/L, a_max}, unless the trials run out
@@ -104,6 +106,7 @@ def stochastic_line_search(sufficient=0.1, *, shrink=0.9, growth=2.0, first_lear
 
     def update(grads, state, params=None, *, value: Any = None, value_fn: Any = None, indices=None, num_examples=None, **extra):
         check_offered("stochastic_line_search", params=params, value=value, value_fn=value_fn)
+        check_whole("stochastic_line_search", params, "let it take all, or put a rule that evaluates nothing under the mask, as gdjax.sgd(0.1)")
         first = growth_of_a_step(growth, steps_per_epoch, indices, num_examples) * state.last
         first = first if max_learning_rate is None else jnp.minimum(first, max_learning_rate)
         found = search(value_fn, params, grads, value, first.astype(state.last.dtype))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 
-def parameter_free(oracle, x, steps_taken, dual_norm, steepest, size, settings):
+def parameter_free(oracle, x, steps_taken, dual_norm, steepest, size, longer, settings):
     x = np.array(x, np.float64)
     N, rate, (beta1, beta2, beta3) = settings["steps"], settings["learning_rate"], settings["betas"]
     path, past, d = [x], [], settings["first_distance"]
@@ -16,7 +16,7 @@ def parameter_free(oracle, x, steps_taken, dual_norm, steepest, size, settings):
             if not seen <= last:
                 break
             best, last = max(best, oracle.value(x) - seen), seen
-        d = max(1e-6, 0.01 * best / dual_norm(g))
+        d = max(1e-6, np.finfo(float).eps * np.abs(x).mean() * longer(x), 0.01 * best / dual_norm(g))
     for k in range(steps_taken):
         g, h = oracle(path[-1]), rate * (1 / math.sqrt(1 + k / 100) if N is None else max(1 - k / N, 0))
         past.append([d, h * d**2, g, g @ (x - path[-1])])  # the bound gives this gradient the weight from before
@@ -34,9 +34,9 @@ def parameter_free(oracle, x, steps_taken, dual_norm, steepest, size, settings):
 
 
 def parameter_free_adam(oracle, x, steps_taken, /, **settings):
-    return parameter_free(oracle, x, steps_taken, lambda s: np.abs(s).sum(), np.sign, np.square, settings)
+    return parameter_free(oracle, x, steps_taken, lambda s: np.abs(s).sum(), np.sign, np.square, lambda x: 1.0, settings)
 
 
 def parameter_free_sgd(oracle, x, steps_taken, /, **settings):
     norm = np.linalg.norm
-    return parameter_free(oracle, x, steps_taken, norm, lambda g: g / norm(g), lambda g: g @ g, settings)
+    return parameter_free(oracle, x, steps_taken, norm, lambda g: g / norm(g), lambda g: g @ g, lambda x: np.sqrt(x.size), settings)

@@ -10,7 +10,7 @@ import pytest
 
 import gdjax
 from gdjax.parts.averaging import polynomial_average
-from gdjax.parts.distance import hypotenuse, over, root
+from gdjax.parts.distance import hypotenuse, over, root, smallest_move
 
 AVERAGED = ("dog", "l_dog", "dowg")
 RULES = {name: getattr(gdjax, name) for name in (*AVERAGED, "d_adaptation", "prodigy")} | {"mechanic": lambda: gdjax.mechanic(gdjax.sgd(0.1))}
@@ -89,6 +89,32 @@ def test_bfloat16_moves_and_its_average_does_not_freeze(name):
     np.testing.assert_allclose(np.asarray(reported, np.float32), 1.0, atol=0.1)
 
 
+@pytest.mark.parametrize("growth_rate", [None, 1.5])
+@pytest.mark.parametrize(("start", "dtype"), [(10.0, jnp.bfloat16), (1e4, jnp.float32), (-3e8, jnp.float32)])
+def test_prodigy_moves_where_its_first_step_would_be_lost_in_rounding(start, dtype, growth_rate):
+    """Steps of 10⁻⁶ leave such params where they are, and d with them. The first d is then ε|x₀|; d is within |x₀ − x⋆| all the same."""
+    rule, x = gdjax.prodigy(growth_rate=growth_rate), jnp.full(4, start, dtype)
+
+    def body(carry, _):
+        x, state = carry
+        updates, state = rule.update(x - jnp.asarray(2.0, dtype), state, x)
+        return (optax.apply_updates(x, updates), state), state.distance
+
+    (end, state), distances = jax.lax.scan(body, (x, rule.init(x)), length=1000)
+    np.testing.assert_allclose(state.first_distance, jnp.finfo(dtype).eps * abs(start), rtol=1e-6)
+    assert np.all(np.isfinite(distances))
+    assert distances[-1] <= abs(start - 2.0) * (1 + 1e-5)
+    assert np.all(np.abs(np.asarray(end, np.float32) - 2.0) <= 0.02 * abs(start))
+
+
+def test_the_floor_of_the_first_distance_is_that_of_each_leaf():
+    half, single = jnp.full((2, 3), -3.0, jnp.bfloat16), jnp.full(4, 50.0)
+    np.testing.assert_allclose(smallest_move({"w": half, "b": single}), (6 * 3 * 2.0**-7 + 4 * 50 * 2.0**-23) / 10, rtol=1e-6)
+    assert smallest_move({}) == smallest_move(jnp.zeros(3, jnp.bfloat16)) == 0.0
+    assert jnp.isfinite(smallest_move(jnp.full(9, 3e38)))
+    assert gdjax.prodigy().init(jnp.full(3, 5.0)).distance == jnp.float32(1e-6)  # what it was, at scales where it moves the params
+
+
 @every
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_a_gradient_that_is_not_finite_is_left_out(name, bad):
@@ -159,7 +185,10 @@ def test_helpers_at_zero_and_at_the_ends_of_the_range():
         (lambda: gdjax.dowg(averaging=-1.0), "averaging is -1.0; wanted a number ≥ 0"),
         (lambda: gdjax.d_adaptation(momentum=1.0), "momentum is 1.0; wanted 0 ≤ momentum < 1"),
         (lambda: gdjax.d_adaptation(growth_rate=0.5), "growth_rate is 0.5; wanted a number ≥ 1"),
-        (lambda: gdjax.prodigy(betas=(0.9, 1.0)), "is 1.0; wanted numbers β, 0 ≤ β < 1"),
+        (lambda: gdjax.prodigy(betas=(0.9, 1.0)), r"betas\[1\] is 1.0; wanted two numbers β, 0 ≤ β < 1"),
+        (lambda: gdjax.prodigy(betas=0.9), r"prodigy: betas is 0.9; wanted two numbers β, 0 ≤ β < 1: type betas=\(0.9, 0.999\)"),
+        (lambda: gdjax.prodigy(betas=(0.9,)), r"prodigy: betas is \(0.9,\); wanted two numbers"),
+        (lambda: gdjax.prodigy(beta3=1.0), "prodigy: beta3 is 1.0; wanted a number β₃"),
         (lambda: gdjax.prodigy(-1.0), "learning_rate is -1.0"),
         (lambda: gdjax.mechanic(gdjax.sgd(0.1), first_scale=0.0), "first_scale is 0.0"),
         (lambda: gdjax.mechanic(gdjax.nesterov(0.1)), "takes gradients away from the point it reports"),
@@ -168,6 +197,26 @@ def test_helpers_at_zero_and_at_the_ends_of_the_range():
 def test_bad_arguments_are_caught_at_the_call(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_mechanic_reports_the_learning_rate_it_has_learnt():
+    """Σ s times that of the rule, a schedule's too; x − x₀ = Σ s Δ and Δ has moved at the rule's."""
+    loss, halves = lambda w: (w - 2.0) ** 2, gdjax.schedules.exponential(8.0, 0.5, 1)
+    for inner, unit in ((gdjax.sgd(4.0), lambda k: 4.0), (gdjax.sgd(halves), lambda k: 8.0 * 0.5**k), (optax.sgd(4.0), lambda k: 1.0)):
+        rule = gdjax.mechanic(gdjax.chain(optax.identity(), inner), first_scale=1e-2)
+        result = gdjax.minimize(loss, 5.0, rule, max_steps=9, tol=0.0, history=("learning_rate",))
+        learnt = float(jnp.sum(result.state.progress.state.rule_state.scales)) * unit(8)
+        np.testing.assert_allclose(result.history["learning_rate"][-1], learnt, rtol=1e-5)
+        assert learnt > 0
+
+
+def test_d_adaptation_says_that_a_tiny_first_gradient_misleads_it():
+    """The limit that its docstring names: steps in units of ‖g₀‖."""
+    rule, x = gdjax.d_adaptation(), jnp.float32(1.0)
+    state = rule.init(x)
+    lengths = [jnp.abs(rule.update(jnp.float32(1.0), rule.update(first, state, x)[1], x)[0]) for first in (jnp.float32(1.0), jnp.float32(1e-6))]
+    assert lengths[1] > 1e5 * lengths[0]
+    assert "plateau" in gdjax.d_adaptation.__doc__
 
 
 def test_mechanic_wants_a_rule():

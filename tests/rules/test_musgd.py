@@ -216,6 +216,21 @@ def test_says_what_is_wrong_with_its_arguments(arguments, message):
         gdjax.musgd(0.1, **arguments)
 
 
+def test_numbers_without_axes_are_no_matrices():
+    params = {"w": jnp.ones((2, 3)), "scale": jnp.float32(2.0)}
+    for name, rule in (("musgd", gdjax.musgd(0.1, orthogonal={"w": True, "scale": True})), ("muon", gdjax.muon(0.1, matrices={"w": True, "scale": True}))):
+        with pytest.raises(ValueError, match=rf"^{name}: .* is true of \['scale'\], without axes; wanted"):
+            rule.init(params)
+    with pytest.raises(ValueError, match="musgd: orthogonal is true of the params"):
+        gdjax.musgd(0.1, orthogonal=True).init(jnp.float32(1.0))
+
+
+def test_muon_says_which_word_it_does_not_know():
+    for name, wrong, first in (("dtype", jnp.bfloat16, "bfloat16"), ("scale", "spectral", "original"), ("scale", ["rms"], "original")):
+        with pytest.raises(ValueError, match=f'^muon: {name} is .*; wanted one of .*: type {name}="{first}"'):
+            gdjax.muon(0.1, **{name: wrong})
+
+
 @pytest.mark.parametrize("name", ["orthogonal", "decayed", "factors"])
 def test_says_which_mask_does_not_fit(name):
     rule = gdjax.musgd(0.1, **{name: [True, False]})

@@ -135,6 +135,33 @@ def test_zero_gradients_break_nothing(wrap):
 
 
 @every
+@pytest.mark.parametrize("inner", [gdjax.saga(), gdjax.svrg(0.1), gdjax.average(gdjax.page()), gdjax.chain(gdjax.sag(), optax.identity())], ids=repr)
+def test_rules_that_correct_gradients_are_refused(wrap, inner):
+    """Their corrections would be taken at other points than the gradient: ``saga`` looks at the examples at the params themselves."""
+    name = wrap.__name__
+    with pytest.raises(ValueError, match=rf"^{name}: .*corrects the gradient of a batch.*not be of the neighbourhood.*type gdjax\.{name}\(gdjax\.sgd"):
+        wrap(inner)
+
+
+@every
+def test_what_fit_offers_at_the_start_is_handed_on(wrap):
+    @gdjax.rule
+    def counts():
+        return lambda params, *, num_examples=None: jnp.asarray(-1 if num_examples is None else num_examples), lambda grads, state, params=None: (grads, state)
+
+    result = gdjax.fit(lambda w, x: jnp.mean((x - w) ** 2), 0.0, jnp.ones(12), wrap(counts()), batch_size=4, steps=1, key=0)
+    assert result.state.progress.state.rule_state.inner == 12
+
+
+def test_float16_has_room_for_small_gradients():
+    """radius/‖g‖ = 2.5e5 is no float16, e is."""
+    points, w = [], jnp.float16(1.0)
+    rule = gdjax.asam(gdjax.sgd(0.1))
+    rule.update(jnp.float16(-2e-6), rule.init(w), w, value_and_grad_fn=lambda x: (points.append(x), (x, x))[1])
+    np.testing.assert_allclose(np.float32(points[0]), 1 - 0.5 * 1.01, rtol=0.05)
+
+
+@every
 def test_says_what_is_missing(wrap):
     rule = wrap(gdjax.sgd(0.1))
     with pytest.raises(ValueError, match="value_and_grad_fn"):

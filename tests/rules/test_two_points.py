@@ -226,6 +226,9 @@ def test_evaluations_of_an_inner_rule_are_counted():
         (lambda: gdjax.schedule_free_polyak(np.inf), "lower_bound"),
         (lambda: gdjax.schedule_free_polyak(max_learning_rate=0.0), "max_learning_rate"),
         (lambda: gdjax.lookahead(gdjax.sgd(0.1), 0), "period"),
+        (lambda: gdjax.lookahead(gdjax.sgd(0.1), 2.5), "lookahead: period is 2.5; wanted a whole number of steps ≥ 1: type period=6"),
+        (lambda: gdjax.lookahead(gdjax.sgd(0.1), np.array([2.0, 2.5])), "period"),
+        (lambda: gdjax.outer_loop(gdjax.sgd(0.1), period=7.5), "outer_loop: period is 7.5; wanted a whole number"),
         (lambda: gdjax.lookahead(gdjax.sgd(0.1), step_size=0.0), "step_size"),
         (lambda: gdjax.lookahead(gdjax.average(gdjax.sgd(0.1))), "two points"),
         (lambda: gdjax.outer_loop(gdjax.sgd(0.1), period=0.5), "period"),
@@ -238,9 +241,33 @@ def test_what_makes_no_sense_is_refused_at_the_door(make, words):
 
 
 def test_what_is_no_rule_or_name_is_refused_at_the_door():
-    for make in (lambda: gdjax.average(gdjax.sgd), lambda: gdjax.outer_loop(gdjax.sgd(0.1), 0.7), lambda: gdjax.outer_loop(gdjax.sgd(0.1), axis_name=3)):
-        with pytest.raises(TypeError, match="wanted"):
-            make()
+    for name in ("average", "lookahead", "mechanic", "schedule_free"):
+        with pytest.raises(TypeError, match=rf"^{name}: rule is <rule factory sgd.*wanted.*pass sgd\(0\.1\)"):
+            getattr(gdjax, name)(gdjax.sgd)
+    for given, word in (((0.7,), "inner is 0.7"), ((gdjax.sgd(0.1), 0.7), "outer is 0.7"), ((gdjax.sgd(0.1), None, 5, 3), "")):
+        options = {"axis_name": given[3]} if len(given) == 4 else {}
+        with pytest.raises(TypeError, match=f"^outer_loop: {word}.*wanted"):
+            gdjax.outer_loop(*given[:3], **options)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_point_that_is_not_finite_is_left_out_of_the_average(bad):
+    """A loop that drops the step keeps the state."""
+    rule, x = gdjax.average(gdjax.sgd(0.1), "uniform"), jnp.array([1.0, 2.0])
+    state = rule.init(x)
+    for grads in ([1.0, 2.0], [bad, bad], [1.0, 2.0]):
+        updates, state = rule.update(jnp.array(grads), state, x)
+        x = jnp.where(jnp.all(jnp.isfinite(updates)), x + updates, x)
+    mean = gdjax.eval_params(rule, state, x)
+    np.testing.assert_allclose(mean, [0.9 - 0.1 / 3, 1.8 - 0.2 / 3], rtol=1e-6)  # the last of three points has a third
+
+
+def test_runs_shorter_than_a_period_stay_where_they_began():
+    """And the docstrings say so."""
+    for factory, words in ((gdjax.lookahead, "in a shorter one s stays at the start"), (gdjax.outer_loop, "fewer than k steps returns the params it began")):
+        assert words in " ".join(factory.__doc__.split())
+        result = gdjax.minimize(lambda w: (w - 2.0) ** 2, 5.0, factory(gdjax.sgd(0.1), period=7), max_steps=6, tol=0.0)
+        assert result.params == 5.0
 
 
 def test_converged_is_true_of_the_point_returned():

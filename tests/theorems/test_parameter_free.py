@@ -105,7 +105,7 @@ def test_without_an_end_the_average_is_reported_and_settles(factory):
     result = gdjax.fit(loss, jnp.zeros(3), noise, factory(), batch_size=10, epochs=10, key=0)
     # An average of the last ninth or so of 2000 steps: its error is that of about 200 batches of 10, of variance 1/10 each, and the data's own mean is known.
     np.testing.assert_allclose(result.params, 1.0 + noise.mean(0), atol=6 * np.sqrt(0.1 / 200))
-    np.testing.assert_array_equal(result.params, gdjax.eval_params(result.rule, result.state.progress.state.rule_state, None))
+    np.testing.assert_array_equal(result.params, gdjax.eval_params(result.rule, result.state.progress.state.rule_state, result.params))
 
 
 @pytest.mark.usefixtures("x64")
