@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import statistics
 import time
 import warnings
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import gdjax
-from benchmarks import register
+from benchmarks import measure, register
 
+RESULTS = pathlib.Path(__file__).parent / "results" / "finite_sums.json"
 PASSES = 30
 COUNT = 1605
 GROUPS = (5, 8, 5, 16, 7, 14, 6, 5, 2, 2, 2, 5, 41, 5)  # categories of the 14 attributes behind a1a's 123 binary features
@@ -113,27 +115,62 @@ def contenders(problem: Problem):
     ]
 
 
+COLUMNS = ("gap", "passes", "ns/example", "warm s", "fastest s", "compile s")
+
+
+def measure_problem(problem: Problem, title: str, inputs, repeats: int) -> dict:
+    """What every contender came to on a problem."""
+    import scipy.sparse
+
+    rows = [(name, ours(problem, *rest, repeats)) for name, *rest in contenders(problem)]
+    rows += [(f"scikit-learn {solver}", theirs(problem, solver, inputs, repeats)) for solver in ("saga", "sag")]
+    sparse = scipy.sparse.csr_matrix(inputs)
+    rows += [(f"scikit-learn {solver}, sparse rows", theirs(problem, solver, sparse, repeats)) for solver in ("saga", "sag")]
+    found = {}
+    for name, (gap, passes, compiling, warm, fastest) in rows:
+        found[name] = dict(zip(COLUMNS, (gap, passes, fastest / passes / COUNT * 1e9, warm, fastest, compiling), strict=True))
+    return {"problem": title, "minimum": problem.minimum, "rows": found}
+
+
+def table(found: dict, markdown: bool = False) -> str:
+    """A problem's contenders."""
+    forms = dict(zip(COLUMNS, (".1e", ".1f", ".0f", ".4f", ".4f", ".2f"), strict=True))
+    rows = [[name, *(format(row[column], form) for column, form in forms.items())] for name, row in found["rows"].items()]
+    head = f"{found['problem']}: {COUNT} rows, {sum(GROUPS)} columns, minimum {found['minimum']:.12f}, float64."
+    return f"{head}\n\n{measure.table(['', *COLUMNS], rows, markdown)}"
+
+
+CRITERION = (
+    "Gap: the loss after about 30 passes above its minimum. Passes count all that was evaluated. Time: the fastest warm run, per example evaluated. "
+    "On a1a itself, from the literature table in use, gap at 30 passes: "
+) + ", ".join(f"{name} {first:.0e} and {second:.0e}" for name, (first, second) in PUBLISHED.items())
+
+
+def as_markdown(report: dict) -> str:
+    """The report as a Markdown page."""
+    facts = report["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    head = f"{facts['date']}; {facts['cpu']}; {facts['platform']}; Python {facts['python']}; {versions}; commit {facts['git_commit']}."
+    return "\n\n".join(["# Finite sums", head, f"{CRITERION}.", *(table(found, markdown=True) for found in report["problems"])])
+
+
 def add_arguments(parser) -> None:
     """Options of the subcommand."""
     parser.add_argument("--repeats", type=int, default=5, help="warm runs of which the median and the fastest are shown")
+    where = f"write JSON, and Markdown beside it (default benchmarks/{RESULTS.parent.name}/{RESULTS.name})"
+    parser.add_argument("--json", nargs="?", const=RESULTS, metavar="PATH", help=where)
 
 
 @register("finite_sums", add_arguments)
 def main(arguments) -> int:
     """Variance reduction on finite sums: the gap after 30 passes and the time, beside scikit-learn's sag and saga."""
-    import scipy.sparse
-
     inputs, labels = like_a1a()
+    report = {"benchmark": "finite_sums", "machine": measure.machine(), "problems": []}
+    print(CRITERION)
     with jax.enable_x64(True):
         for share, title in ((1.0, "λ = L_max/n"), (0.1, "λ = L_max/(10 n)")):
-            problem = Problem(inputs, labels, share)
-            print(f"\n{title}: {COUNT} rows, {inputs.shape[1]} columns, minimum {problem.minimum:.12f}, float64. Passes count all that was evaluated.")
-            print(f"{'':30} {'gap':>9} {'passes':>7} {'ns/example':>11} {'warm s':>8} {'fastest s':>10} {'compile s':>10}")
-            rows = [(name, ours(problem, *rest, arguments.repeats)) for name, *rest in contenders(problem)]
-            rows += [(f"scikit-learn {solver}", theirs(problem, solver, inputs, arguments.repeats)) for solver in ("saga", "sag")]
-            sparse = scipy.sparse.csr_matrix(inputs)
-            rows += [(f"scikit-learn {solver}, sparse rows", theirs(problem, solver, sparse, arguments.repeats)) for solver in ("saga", "sag")]
-            for name, (gap, passes, compiling, warm, fastest) in rows:
-                print(f"{name:30} {gap:9.1e} {passes:7.1f} {fastest / passes / COUNT * 1e9:11.0f} {warm:8.4f} {fastest:10.4f} {compiling:10.2f}")
-    print("\nOn a1a itself, from the literature table in use (gap at 30 passes):", ", ".join(f"{k} {a:.0e} | {b:.0e}" for k, (a, b) in PUBLISHED.items()))
+            report["problems"].append(measure_problem(Problem(inputs, labels, share), title, inputs, arguments.repeats))
+            print(f"\n{table(report['problems'][-1])}")
+    if arguments.json:
+        measure.save(report, as_markdown(report), arguments.json)
     return 0

@@ -44,7 +44,9 @@ def parameter_free_adam(steps=None, *, learning_rate=1.0, betas=(0.9, 0.99, 0.99
         δ is d₀ where given, else 10⁻⁶ or what is just not lost in rounding. The path does not depend on the units of the loss, in float32 while entries of
         gradients that matter are between 10⁻¹⁶ and 10¹⁸ in size, whose squares it has room for. Of the loss nothing is proved; see "When to use it".
 
-    When to use it: for mini-batches, when no learning rate is known, or to see what a tuned one has to beat.
+    When to use it: for mini-batches, when no learning rate is known, or to see what a tuned one has to beat. Measured (``python -m benchmarks fit``: 21
+    tasks, three seeds): what is left of the way from the start to the best of 13 learning rates of momentum SGD and of Adam, with a cosine: median −0.2 %,
+    worst 5.1 % (a mixture with local minima), no run diverged; without N −0.1 % and 5.2 %. ``optax.contrib.prodigy`` with a cosine: 0.5 % and 5.1 %.
 
     Example:
         >>> import gdjax, jax.numpy as jnp

@@ -51,7 +51,8 @@ def saga(learning_rate=None):
         C = ‖x₀ − x⋆‖² + c n (f(x₀) − f⋆ − ⟨∇f(x⋆), x₀ − x⋆⟩), c = 2/(3L) and 1/(μn + L). Both hold for any μ not above the true one.
         1/(2L) is the limit of the second for small μ. Orders without replacement, tables of zeros and batches: measured, not proved here.
 
-    When to use it: convex finite sums in memory to high accuracy, n up to some 100 times the condition number; ``svrg`` where the table is too large.
+    When to use it: convex finite sums in memory to high accuracy, by single examples; ``svrg`` where the table is too large. Of the initial gap of six
+    logistic regressions 30 epochs left 10⁻¹⁶ to 2·10⁻⁴, where the default of ``fit`` left 10⁻³ to 3·10⁻²; by batches of 32 neither was better everywhere.
 
     Example:
         >>> import gdjax, jax.numpy as jnp
