@@ -36,7 +36,7 @@ def capacity_for(records: int) -> int:
 
 def on_host(*, objective, rule, params, batch, stop, max_steps, names, record_every, resume, progress, key=None, model_state=None) -> Result:
     """A run in compiled segments, the host between them."""
-    batch = jax.tree.map(jnp.asarray, batch)  # on the device once, not per segment
+    batch = host.on_device(batch)  # on the device once, not per segment
     inputs = _begin(objective, rule, params, batch, key, model_state, stop, names) if resume is None else resume.progress
     history = _History(names, record_every, resume)
     older, step = None, int(inputs.state.step)
@@ -134,23 +134,29 @@ def pick(condition, a, b):
     return jnp.where(condition, a, b) if isinstance(condition, Tracer) or jnp.ndim(condition) else (a if bool(condition) else b)
 
 
+def plain(*numbers: Any) -> tuple[Any, ...]:
+    """The numbers as NumPy's, unless they are traced: each operation on JAX's own would be a program to compile."""
+    return numbers if any(isinstance(x, Tracer) for x in numbers) else tuple(jax.device_get(numbers))
+
+
 def finish(run: Run, objective, rule, batch, history: dict[str, Any], reasons: tuple[str, ...]) -> Result:
     """The result of a run that has ended, on the host or in a trace."""
     state, seen = run.progress.state, run.progress.seen
     last, value, grad_norm = run.previous or (state.params, run.value, run.grad_norm)
-    params, evaluations = last, state.evaluations + run.count
+    made, broke, count, spent, code = plain(state.step, run.broke, run.count, state.evaluations, run.code)
+    params, steps, evaluations = last, host.on_device(made - broke), host.on_device(spent + count)
     if rule.eval_params is not None:
         # The rule reports another point than the one where it takes gradients: value and gradient norm must be those of the point reported.
         reported = rule.eval_params(state.rule_state, params)
         there = stepping.value_and_grad(objective, reported, state.model_state, batch, stepping.step_key(objective, state), None)
         norm, evaluations = tree.norm(there.grads), evaluations + 1
         # CONVERGED is said of the point where gradients are taken: if an average of the way there is not as good, that point is what was asked for.
-        behind = (run.code == Status.CONVERGED) & (norm > grad_norm)
+        behind = (code == Status.CONVERGED) & (norm > grad_norm)
         params = tree.where(behind, params, tree.cast_like(reported, params))
         value, grad_norm = pick(behind, value, there.value), pick(behind, grad_norm, norm)
     diagnosis = Diagnosis(
-        initial_value=pick(state.step == 0, run.value, seen.initial_value),
-        initial_grad_norm=pick(state.step == 0, run.grad_norm, seen.initial_grad_norm),
+        initial_value=pick(made == 0, run.value, seen.initial_value),
+        initial_grad_norm=pick(made == 0, run.grad_norm, seen.initial_grad_norm),
         learning_rate=stepping.learning_rate(rule, state.rule_state, state.rule_state),
         growth=run.growth,
         reason=run.reason,
@@ -160,10 +166,10 @@ def finish(run: Run, objective, rule, batch, history: dict[str, Any], reasons: t
         value=value,
         grad_norm=grad_norm,
         code=run.code,
-        steps=state.step - run.broke,
+        steps=steps,
         evaluations=evaluations,
         history=history,
-        state=Resumable(run.progress._replace(state=state._replace(params=last, step=state.step - run.broke)), history),
+        state=Resumable(run.progress._replace(state=state._replace(params=last, step=steps)), history),
         aux=run.aux,
         rule=rule,
         model_state=state.model_state,

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from gdjax.result import RUNNING, Status
@@ -26,6 +27,11 @@ def under_trace(function: Any, *trees: Any) -> bool:
     """Whether this call happens inside jit, vmap or grad: by its arguments, by what the loss has captured, or by the trace around it."""
     leaves = jax.tree.leaves(trees)
     return any(isinstance(x, Tracer) for x in leaves) or captures_tracer(function) or isinstance(jnp.zeros(()), Tracer)
+
+
+def on_device(trees: Any) -> Any:
+    """The trees with NumPy's arrays and numbers on the device. ``jnp.asarray`` would compile a program for every new shape."""
+    return jax.tree.map(lambda x: jax.device_put(x) if isinstance(x, (np.ndarray, np.generic)) else jnp.asarray(x), trees)
 
 
 def captures_tracer(function: Any, depth: int = 4) -> bool:

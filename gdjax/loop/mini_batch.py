@@ -11,7 +11,7 @@ import numpy as np
 
 from gdjax import data as sources, tree
 from gdjax.loop import host, one_kernel, step as stepping, stochastic
-from gdjax.loop.full_batch import capacity_for, raise_not_finite
+from gdjax.loop.full_batch import capacity_for, pick, raise_not_finite
 from gdjax.loop.stochastic import Numbers, Plan, Progress, Run
 from gdjax.result import RUNNING, Diagnosis, Result, Status
 
@@ -64,6 +64,7 @@ class Summary(NamedTuple):
     sound: Any  # bool: all params are finite
     started: Any  # bool: the gradient of the first batch was finite, as far as it was looked at
     rows: Any  # of history written
+    judged: Any  # what ``judged`` finds
     unfinished: Any  # bool: steps have been made since the last record
     tail: Any  # the record they would make
 
@@ -87,7 +88,7 @@ def _segment(plan: Plan, rule, progress, data, rows, stop, numbers, validation, 
     sound, tail = tree.all_finite(done.state.params), stochastic.row_of(plan, done)
     value = jnp.where(jnp.isnan(done.value), _value(done), done.value)
     started = jnp.isfinite(done.initial_grad_norm) | (run.code == Status.NONFINITE) | (run.code == Status.DIVERGED)
-    return run, Summary(run.code, run.reason, done.state.step, done.epochs, value, sound, started, run.rows, unfinished, tail)
+    return run, Summary(run.code, run.reason, done.state.step, done.epochs, value, sound, started, run.rows, judged(done), unfinished, tail)
 
 
 class Block(NamedTuple):
@@ -144,10 +145,10 @@ class Streams:
 
 def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, stop, validation, resume) -> Result:
     """A run in compiled segments."""
-    data = data if plan.source == "stream" else jax.tree.map(jnp.asarray, data)  # on the device once, not per segment
+    data = data if plan.source == "stream" else host.on_device(data)  # on the device once, not per segment
     begin = functools.partial(_begin, plan, rule, params, key, model_state, stop, data if rule.init_takes_more and plan.source != "stream" else None)
     progress = begin() if resume is None else _copy(resume.progress)
-    validation = jax.tree.map(jnp.asarray, validation)
+    validation = host.on_device(validation)
     plan = plan._replace(compact=one_kernel.possible(progress, () if plan.source == "stream" else data))
     large = tree.bytes_of(progress) > SNAPSHOT_BYTES
     again = begin if resume is None else (lambda: _copy(resume.progress))
@@ -171,7 +172,7 @@ class _Driver:
         self.first = self.step
         self.last = options.steps if options.steps is not None else (options.epochs * options.per_epoch if options.per_epoch else int(UNKNOWN))
         self.source: Any = Streams(data, self.step) if plan.source == "stream" else Arrays(data, plan, options, progress.state.key)
-        self.progress, self.aux, self.tail, self.code, self.reason = progress, None, None, RUNNING, -1
+        self.progress, self.aux, self.tail, self.code, self.reason, self.judged = progress, None, None, RUNNING, -1, None
         self.parts = [] if resume is None else [_earlier(resume, plan.names, self.step)]
         records = max(self.last - self.step, 1) // (options.record_every or options.per_epoch or 1) + 2
         self.capacity = capacity_for(records)
@@ -190,7 +191,7 @@ class _Driver:
             run, seen = self._go(self.plan._replace(guard=True), kept, block, reach) if kept is not None else self._from_the_start(block, reach)
         self.parts.append((np.asarray(run.steps)[: seen.rows].copy(), np.asarray(run.history)[: seen.rows].copy()))
         self.progress, self.aux, self.tail = run.progress, run.aux, seen.tail if seen.unfinished else None
-        self.code, self.reason, self.step = int(seen.code), int(seen.reason), int(seen.step)
+        self.code, self.reason, self.step, self.judged = int(seen.code), int(seen.reason), int(seen.step), seen.judged
         if self.step == 0 and self.code != RUNNING:
             raise_not_finite(*_at_start(self.plan, self.progress, block))
         if not seen.started:
@@ -273,7 +274,8 @@ class _Driver:
             history = {name: np.append(column, last[name]) for name, column in history.items()}
         data = self.source.data if self.plan.whole else None
         code, reason = np.int32(self.code), np.int32(self.reason)
-        return finish(self.plan, self.progress, code, reason, self.aux, self.rule, data, history, state, self._reasons())
+        verdict = jax.device_get(judged(self.progress)) if self.judged is None else self.judged
+        return finish(self.plan, self.progress, verdict, code, reason, self.aux, self.rule, data, history, state, self._reasons())
 
 
 def _at_start(plan, progress, block) -> tuple[float, float]:
@@ -304,8 +306,8 @@ def _value(progress: Progress):
     return jnp.where(count > 0, progress.epoch.total / jnp.where(count > 0, count, 1), progress.value)
 
 
-@jax.jit
-def _judged(progress: Progress):
+def judged(progress: Progress) -> tuple[Any, Any]:
+    """(mean loss, whether it ended far above its start)."""
     # Ended above its start, by a lot and for good: the loss was rising when the steps ran out. The first batch alone may have been fitted by chance.
     value, start = _value(progress), progress.initial_value
     above = value - start > 10 * jnp.maximum(jnp.abs(start), jnp.abs(progress.best.metric))
@@ -313,10 +315,11 @@ def _judged(progress: Progress):
     return value, above & (value >= progress.value) & ~fallen
 
 
-def finish(plan: Plan, progress: Progress, code, reason, aux, rule, data, history, state, reasons) -> Result:
-    """The result of a run that has ended, on the host or in a trace."""
-    (value, worse), params = _judged(progress), stochastic.reported(rule, progress.state)
-    code = jnp.where((code == Status.MAX_STEPS) & worse, Status.DIVERGED, code).astype(jnp.int32)
+def finish(plan: Plan, progress: Progress, verdict, code, reason, aux, rule, data, history, state, reasons) -> Result:
+    """The result of a run that has ended, on the host or in a trace; ``verdict`` is what ``judged`` found."""
+    (value, worse), params = verdict, stochastic.reported(rule, progress.state)
+    code = host.on_device(pick((code == Status.MAX_STEPS) & worse, np.int32(Status.DIVERGED), code))
+    value = host.on_device(value)
     model_state = progress.state.model_state
     if plan.keep_best:
         known, best = progress.best.epoch > 0, progress.best
@@ -328,7 +331,7 @@ def finish(plan: Plan, progress: Progress, code, reason, aux, rule, data, histor
         key = stepping.step_key(plan.objective, progress.state)
         there = stepping.value_and_grad(plan.objective, params, model_state, data, key, None)
         value, grad_norm, evaluations = there.value, tree.norm(there.grads), evaluations + 1
-    nan = jnp.float32(jnp.nan)
+    nan = host.on_device(np.float32(np.nan))
     return Result(
         params=params,
         value=value,
@@ -384,4 +387,4 @@ def traced(plan: Plan, options: Options, rule, params, data, key, model_state, s
     history |= {name: jnp.where(filled, shown.history[:, i], jnp.nan) for i, name in enumerate(plan.names)}
     reasons = (*(m.factory.__name__ for m in (stop.members() if stop else ())), "patience", "callback", "time_limit")
     state = Resumable(run.progress, history)
-    return finish(plan, run.progress, run.code, run.reason, run.aux, arrays(rule), arrays(data), history, state, reasons)
+    return finish(plan, run.progress, judged(run.progress), run.code, run.reason, run.aux, arrays(rule), arrays(data), history, state, reasons)
