@@ -51,6 +51,7 @@ from gdjax.rules import (
     parameter_free_adam as parameter_free_adam,
     parameter_free_sgd as parameter_free_sgd,
     polyak as polyak,
+    precise as precise,
     prodigy as prodigy,
     reduced_hessian as reduced_hessian,
     sag as sag,

@@ -299,6 +299,7 @@ CASES = [
         backwards=False,
     ),
     Case("average", lambda h=0.3: gdjax.average(gdjax.sgd(h)), twin=lambda: optax.sgd(0.3), needs_params=True),
+    Case("precise", lambda h=0.1: gdjax.precise(gdjax.sgd(h, 0.8)), twin=lambda: optax.sgd(0.1, 0.8), number=0.1, needs_params=True),
     Case("schedule_free_sgd", lambda h=1.0: gdjax.schedule_free_sgd(h, warmup_steps=5, step_power=2.0), number=1.0, needs_params=True),
     Case(
         "schedule_free",

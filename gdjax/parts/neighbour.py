@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from gdjax import tree
@@ -14,7 +15,7 @@ def shifted(offset: Updates, params: Params, value_and_grad_fn: Any, extra: dict
     grads = tree.cast_like(grads, params)
 
     def moved(function):
-        return lambda x, **more: function(tree.add(x, offset), **more)
+        return functools.wraps(function)(lambda x, **more: function(tree.add(x, offset), **more))  # optax looks at the names of its arguments
 
     functions = {name: moved(what) for name, what in extra.items() if name in ("value_fn", "full_value_and_grad_fn") and what is not None}
     return grads, {**extra, **functions, "value": value, "grad": grads, "value_and_grad_fn": moved(value_and_grad_fn)}

@@ -43,6 +43,7 @@ from gdjax.rules.page import page as page
 from gdjax.rules.parameter_free_adam import parameter_free_adam as parameter_free_adam
 from gdjax.rules.parameter_free_sgd import parameter_free_sgd as parameter_free_sgd
 from gdjax.rules.polyak import polyak as polyak
+from gdjax.rules.precise import precise as precise
 from gdjax.rules.prodigy import prodigy as prodigy
 from gdjax.rules.reduced_hessian import reduced_hessian as reduced_hessian
 from gdjax.rules.sag import sag as sag

@@ -15,6 +15,7 @@ from reference.learned import *  # noqa: F403
 from reference.matrices import *  # noqa: F403
 from reference.norms import *  # noqa: F403
 from reference.parameter_free import *  # noqa: F403
+from reference.precise import *  # noqa: F403
 from reference.reduced_hessian import *  # noqa: F403
 from reference.searches import *  # noqa: F403
 from reference.sharpness import *  # noqa: F403

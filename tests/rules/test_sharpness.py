@@ -170,3 +170,11 @@ def test_says_what_is_missing(wrap):
         wrap(gdjax.sgd(0.1), radius=-1.0)
     with pytest.raises(TypeError, match="rule"):
         wrap(0.1)
+
+
+@every
+def test_a_line_search_within_sees_what_it_may_ask_for(wrap):
+    """optax looks at the names of ``value_fn``'s arguments."""
+    rows = np.linspace(-1, 1, 16, dtype=np.float32)
+    result = gdjax.fit(lambda w, x: jnp.mean((x * (w - 2)) ** 2), 5.0, rows, wrap(optax.lbfgs(), radius=1e-3), batch_size=8, epochs=8, key=0)
+    assert abs(float(result.params) - 2) < 0.1
