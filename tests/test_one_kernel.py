@@ -115,3 +115,23 @@ def test_what_a_kernel_cannot_hold_after_all_is_compiled_as_usual(monkeypatch, s
     assert "xla_cpu_small_call" in texts[0]
     assert "xla_cpu_small_call" not in texts[1]
     assert np.isfinite(made.params).all()
+
+
+@pytest.mark.parametrize("size", [8, None])
+@pytest.mark.parametrize(("features", "plain"), [(3, True), (30_000, False)])
+def test_small_programs_are_compiled_plainly(monkeypatch, size, features, plain):
+    module, asked = mini_batch if size else full_batch, []
+    segment = module._segment
+    monkeypatch.setattr(module, "_segment", lambda *args, plain: (asked.append(plain), segment(*args, plain=plain))[1])
+    gdjax.fit(loss, jnp.zeros(features), (np.resize(X, (40, features)), Y), gdjax.sgd(1e-6), batch_size=size, steps=3, key=0)
+    assert set(asked) == {plain}
+
+
+def test_another_version_of_xla_compiles_as_usual(monkeypatch):
+    monkeypatch.setattr(one_kernel, "TRIED", False)
+    texts = programs(monkeypatch, mini_batch)
+    made = gdjax.fit(loss, jnp.zeros(3), (X, Y), gdjax.sgd(0.05), batch_size=8, steps=5, key=0)
+    assert "xla_cpu_small_call" not in texts[0]
+    assert int(made.steps) == 5
+    both = one_kernel.Compiled(jnp.sin)
+    assert both._of(plain=True) is both.usual

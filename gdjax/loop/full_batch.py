@@ -23,7 +23,7 @@ def _begin(objective, rule, params, batch, key, model_state, stop, names) -> Pro
     return deterministic.begin(objective, rule, params, batch, key, model_state, stop, names)
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "names", "capacity", "compact"))
+@functools.partial(one_kernel.Compiled, static_argnames=("objective", "names", "capacity", "compact"))
 def _segment(objective, rule, progress, batch, stop, until, max_steps, record_every, names, capacity, compact) -> Run:
     run = deterministic.open_run(objective, progress, batch, names, capacity, keep_previous=False)
     return deterministic.loop(objective, rule, run, batch, stop, until, max_steps, record_every, names, compact=compact)
@@ -45,11 +45,12 @@ def on_host(*, objective, rule, params, batch, stop, max_steps, names, record_ev
     work = 10 * tree.size(params) + sum(getattr(x, "size", 1) for x in jax.tree.leaves(batch))
 
     compact = one_kernel.possible(inputs, batch)
+    plain = compact and work < one_kernel.PLAIN_BELOW
 
     def segment(inputs, until, last):
         nonlocal compact
         try:
-            return _segment(objective, rule, inputs, batch, stop, until, last, record_every, names, capacity, compact)
+            return _segment(objective, rule, inputs, batch, stop, until, last, record_every, names, capacity, compact, plain=plain)
         except jax.errors.JaxRuntimeError as error:
             if not (compact and one_kernel.refused(error)):
                 raise

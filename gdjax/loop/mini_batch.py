@@ -79,7 +79,7 @@ def _copy(progress):
     return tree.copy(progress)
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "capacity"), donate_argnames=("progress",))
+@functools.partial(one_kernel.Compiled, static_argnames=("plan", "capacity"), donate_argnames=("progress",))
 def _segment(plan: Plan, rule, progress, data, rows, stop, numbers, validation, capacity) -> tuple[Run, Summary]:
     run = stochastic.open_run(plan, progress, data, rows, numbers, capacity)
     run = stochastic.loop(plan, rule, run, data, rows, stop, numbers, validation)
@@ -156,6 +156,7 @@ def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, 
     driver = _Driver(guarded, options, rule, data, stop, validation, resume, progress, again, large)
     limits = [float(limit) for m in (stop.members() if stop else ()) if (limit := m.build().seconds) is not None]
     work = 10 * tree.size(params) + 20 * plan.batch_size * sum(np.prod(x.shape[1:]) for x in ([] if plan.source == "stream" else jax.tree.leaves(data)))
+    driver.plain = plan.compact and plan.source != "stream" and work < one_kernel.PLAIN_BELOW
     with host.Watch(driver.last if driver.last < UNKNOWN else None, work, options.progress, min(limits, default=None), driver.step) as watch:
         while driver.code == RUNNING:
             driver.segment(watch)
@@ -166,6 +167,7 @@ class _Driver:
     """The segments of one run."""
 
     def __init__(self, plan, options, rule, data, stop, validation, resume, progress, again, large):
+        self.plain = False  # compile plainly
         self.again, self.large = again, large  # ``again`` makes the first progress anew, where copies of it are too large to keep
         self.plan, self.options, self.rule, self.stop, self.validation = plan, options, rule, stop, validation
         self.step, self.epochs = (0, 0) if resume is None else (int(progress.state.step), int(progress.epochs))
@@ -218,7 +220,8 @@ class _Driver:
         o = self.options
         numbers = Numbers(*(np.int32(n) for n in (reach, self.last, block.per_epoch, o.record_every, o.patience, block.offset)))
         try:
-            run, summary = _segment(plan, self.rule, progress, block.data, block.rows, self.stop, numbers, self.validation, self.capacity)
+            inputs = (plan, self.rule, progress, block.data, block.rows, self.stop, numbers, self.validation, self.capacity)
+            run, summary = _segment(*inputs, plain=self.plain)
         except jax.errors.JaxRuntimeError as error:
             if not (plan.compact and one_kernel.refused(error)):
                 raise

@@ -7,9 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+# Attributes and options of XLA come and go with its versions; with another than the one this was tried on, all is compiled as usual.
+TRIED = jaxlib.__version__.startswith("0.10.")
 
 # Entries that a step may compute: with more, what each kernel does for itself (vector instructions, threads) is worth more than its start.
 MOST_ENTRIES = 8192
@@ -29,10 +33,32 @@ IN_PLACE = frozenset(["dynamic_update_slice"])
 CALLS = frozenset("checkpoint closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr jit pjit remat remat2".split())
 
 
+# XLA's plainer code generator for CPUs: half the time to compile, and for small programs as fast.
+PLAIN = {"xla_cpu_use_fusion_emitters": False}
+PLAIN_BELOW = 1e5  # entries of params and data that a step touches, by the driver's estimate
+
+
+class Compiled:
+    """A jitted function that may be compiled plainly."""
+
+    def __init__(self, function, **options):
+        self.usual, self.plain = jax.jit(function, **options), jax.jit(function, **options, compiler_options=PLAIN)
+
+    def __call__(self, *args, plain: bool, **kwargs):
+        return self._of(plain)(*args, **kwargs)
+
+    def lower(self, *args, plain: bool, **kwargs):
+        """As of a jitted function."""
+        return self._of(plain).lower(*args, **kwargs)
+
+    def _of(self, plain: bool):
+        return self.plain if plain and TRIED else self.usual
+
+
 def possible(*trees: Any) -> bool:
-    """Whether these arrays are all on one CPU device."""
+    """Whether these arrays are all on one CPU device, of an XLA that this was tried on."""
     devices = {device for leaf in jax.tree.leaves(trees) if isinstance(leaf, jax.Array) for device in leaf.devices()}
-    return len(devices) == 1 and all(device.platform == "cpu" for device in devices)
+    return TRIED and len(devices) == 1 and all(device.platform == "cpu" for device in devices)
 
 
 def while_loop(condition, body, carry: Any, least: float = 0) -> Any:
