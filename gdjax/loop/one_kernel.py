@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
+import jaxlib.version
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 # Attributes and options of XLA come and go with its versions; with another than the one this was tried on, all is compiled as usual.
-TRIED = jaxlib.__version__.startswith("0.10.")
+TRIED = jaxlib.version.__version__.startswith("0.10.")
 
 # Entries that a step may compute: with more, what each kernel does for itself (vector instructions, threads) is worth more than its start.
 MOST_ENTRIES = 8192
