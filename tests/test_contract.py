@@ -140,7 +140,8 @@ def test_equals_its_transcription_in_numpy(case):
     ours = flat_path(rule, wavy, start(jnp.float64))
     theirs = getattr(reference, case.name)(Oracle(), START, 20, **rule.arguments)
     assert ours.dtype == np.float64
-    np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)
+    tolerance = 1e-11 if case.functions else 1e-12  # line searches divide by differences of values
+    np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.twin], ids=str)

@@ -51,8 +51,9 @@ def test_osgm_never_goes_up_and_counts_what_it_evaluates(name, options, scale):
     loss, start, smoothness = LOSSES[name]
     points, values, grads, _, states = run(gdjax.osgm(scale / smoothness, **options), loss, start, 200)
     still = np.all(np.asarray(points[1:] == points[:-1]), axis=1)
+    own = np.concatenate([values[:1], states.value])  # as the rule saw them: at the minimum another program may round two of them to one
+    assert np.all((own[1:-1] < own[:-2]) | still)
     assert np.all(values[1:] <= values[:-1])
-    assert np.all((values[1:] < values[:-1]) | still | (values[:-1] <= values[-1] + 1e-15))
     np.testing.assert_array_equal(values[1:][still], values[:-1][still])
     assert still.any() if scale == 30 else not still.all()
     np.testing.assert_allclose(states.value[:-1], values[1:], rtol=1e-14)
