@@ -148,10 +148,7 @@ CRITERION = (
 
 def as_markdown(report: dict) -> str:
     """The report as a Markdown page."""
-    facts = report["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
-    head = f"{facts['date']}; {facts['cpu']}; {facts['platform']}; Python {facts['python']}; {versions}; commit {facts['git_commit']}."
-    return "\n\n".join(["# Finite sums", head, f"{CRITERION}.", *(table(found, markdown=True) for found in report["problems"])])
+    return "\n\n".join([measure.heading("Finite sums", report, f"{CRITERION}."), *(table(found, markdown=True) for found in report["problems"])])
 
 
 def add_arguments(parser) -> None:

@@ -134,12 +134,8 @@ CRITERION = (
 
 def markdown(report: dict) -> str:
     """The report as a Markdown page."""
-    facts = report["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     head = [
-        "# Fit",
-        f"{facts['date']}; {facts['cpu']}; {facts['platform']}; Python {facts['python']}; {versions}; commit {facts['git_commit']}.",
-        f"{CRITERION} {len(report['seeds'])} seeds, {len(report['tasks'])} tasks.",
+        measure.heading("Fit", report, f"{CRITERION} {len(report['seeds'])} seeds, {len(report['tasks'])} tasks."),
         summary_table(report, markdown=True),
         "\n".join(f"- {line}" for line in report.get("left_out", [])),
         f"![Loss curves]({report['plot']})" if "plot" in report else "",

@@ -167,6 +167,15 @@ def _git_commit() -> str | None:
         return None
 
 
+def heading(title: str, report: dict, note: str = "", cores: bool = False) -> str:
+    """The top of a Markdown page: its title, when, where and with what the figures were taken, and a paragraph of what they are; the cores on request."""
+    facts = report["machine"]
+    used = f", {facts['cpu_count']} cores, {len(facts['affinity'] or []) or 'all'} of them used" if cores else ""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    where = f"{facts['date']}; {facts['cpu']}{used}; {facts['platform']}; Python {facts['python']}; {versions}; commit {facts['git_commit']}."
+    return "\n\n".join(part for part in (f"# {title}", where, note) if part)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool = False) -> str:
     """Aligned columns: the first to the left, the others to the right; in Markdown on request."""
     cells = [list(header), *[list(row) for row in rows]]

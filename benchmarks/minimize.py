@@ -162,14 +162,11 @@ def format_report(report: dict, markdown: bool = False) -> str:
 
 def markdown(report: dict) -> str:
     """The report as a Markdown page."""
-    facts = report["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     names = [run["solver"] for run in report["problems"][0]["runs"]]
     needed = works(report["problems"])
     rows = [[r["problem"], *["" if np.isinf(needed[name][i]) else f"{needed[name][i]:g}" for name in names]] for i, r in enumerate(report["problems"])]
     head = [
-        "# Minimize",
-        f"{facts['date']}; {facts['cpu']}; {facts['platform']}; Python {facts['python']}; {versions}; commit {facts['git_commit']}.",
+        measure.heading("Minimize", report),
         "Unconstrained CUTEst problems from sif2jax. Evaluations are counted where they are executed, those of line searches included; a run ends when it "
         f"is solved, its work is {counting.BUDGET:g} or its own solver gives up. The learning rate of optimistix GradientDescent is for each problem the best "
         "of a grid, and the search for it is not counted.",

@@ -148,14 +148,11 @@ def table(result: dict, markdown: bool = False) -> str:
 
 def as_markdown(report: dict) -> str:
     """The report as a Markdown page."""
-    facts = report["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
-    head = f"{facts['date']}; {facts['cpu']}; {facts['platform']}; Python {facts['python']}; {versions}; commit {facts['git_commit']}."
     what = (
         "Logistic regression, 569 rows of 30 columns. First result: from the end of the imports, tracing and compiling included. Programs: compiled in all, "
         "another learning rate included. With cache: the first result in a process whose programs an earlier one has left in JAX's compilation cache."
     )
-    return "\n\n".join(["# Start-up", head, what, *(table(result, markdown=True) for result in report["work"])])
+    return "\n\n".join([measure.heading("Start-up", report, what), *(table(result, markdown=True) for result in report["work"])])
 
 
 def _add_arguments(parser) -> None:

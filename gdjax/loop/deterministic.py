@@ -15,8 +15,6 @@ from gdjax.loop.verdict import EVERY, EVERY_SEARCH, Seen, close, inspect, judge,
 from gdjax.result import RUNNING
 
 HISTORY = ("value", "grad_norm", "update_norm", "learning_rate", "evaluations")
-
-
 OWN_ENTRIES = 512  # a step of fewer XLA makes a kernel by itself, where it reads no data, at less cost per look at the run
 
 

@@ -43,7 +43,6 @@ def on_host(*, objective, rule, params, batch, stop, max_steps, names, record_ev
     capacity = capacity_for((max_steps - step) // record_every + 2)
     limits = [float(limit) for m in stop.members() if (limit := m.build().seconds) is not None]
     work = 10 * tree.size(params) + sum(getattr(x, "size", 1) for x in jax.tree.leaves(batch))
-
     compact = one_kernel.possible(inputs, batch)
     plain = compact and work < one_kernel.PLAIN_BELOW
 
@@ -135,7 +134,7 @@ def pick(condition, a, b):
     return jnp.where(condition, a, b) if isinstance(condition, Tracer) or jnp.ndim(condition) else (a if bool(condition) else b)
 
 
-def plain(*numbers: Any) -> tuple[Any, ...]:
+def as_numpy(*numbers: Any) -> tuple[Any, ...]:
     """The numbers as NumPy's, unless they are traced: each operation on JAX's own would be a program to compile."""
     return numbers if any(isinstance(x, Tracer) for x in numbers) else tuple(jax.device_get(numbers))
 
@@ -144,7 +143,7 @@ def finish(run: Run, objective, rule, batch, history: dict[str, Any], reasons: t
     """The result of a run that has ended, on the host or in a trace."""
     state, seen = run.progress.state, run.progress.seen
     last, value, grad_norm = run.previous or (state.params, run.value, run.grad_norm)
-    made, broke, count, spent, code = plain(state.step, run.broke, run.count, state.evaluations, run.code)
+    made, broke, count, spent, code = as_numpy(state.step, run.broke, run.count, state.evaluations, run.code)
     params, steps, evaluations = last, host.on_device(made - broke), host.on_device(spent + count)
     if rule.eval_params is not None:
         # The rule reports another point than the one where it takes gradients: value and gradient norm must be those of the point reported.

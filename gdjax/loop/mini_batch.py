@@ -149,14 +149,14 @@ def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, 
     begin = functools.partial(_begin, plan, rule, params, key, model_state, stop, data if rule.init_takes_more and plan.source != "stream" else None)
     progress = begin() if resume is None else _copy(resume.progress)
     validation = host.on_device(validation)
-    plan = plan._replace(compact=one_kernel.possible(progress, () if plan.source == "stream" else data))
+    work = 10 * tree.size(params) + 20 * plan.batch_size * sum(np.prod(x.shape[1:]) for x in ([] if plan.source == "stream" else jax.tree.leaves(data)))
+    compact = one_kernel.possible(progress, () if plan.source == "stream" else data)
+    plan = plan._replace(compact=compact, plain=compact and plan.source != "stream" and bool(work < one_kernel.PLAIN_BELOW))
     large = tree.bytes_of(progress) > SNAPSHOT_BYTES
     again = begin if resume is None else (lambda: _copy(resume.progress))
     guarded = plan._replace(guard=large and plan.source == "stream")
     driver = _Driver(guarded, options, rule, data, stop, validation, resume, progress, again, large)
     limits = [float(limit) for m in (stop.members() if stop else ()) if (limit := m.build().seconds) is not None]
-    work = 10 * tree.size(params) + 20 * plan.batch_size * sum(np.prod(x.shape[1:]) for x in ([] if plan.source == "stream" else jax.tree.leaves(data)))
-    driver.plain = plan.compact and plan.source != "stream" and work < one_kernel.PLAIN_BELOW
     with host.Watch(driver.last if driver.last < UNKNOWN else None, work, options.progress, min(limits, default=None), driver.step) as watch:
         while driver.code == RUNNING:
             driver.segment(watch)
@@ -167,7 +167,6 @@ class _Driver:
     """The segments of one run."""
 
     def __init__(self, plan, options, rule, data, stop, validation, resume, progress, again, large):
-        self.plain = False  # compile plainly
         self.again, self.large = again, large  # ``again`` makes the first progress anew, where copies of it are too large to keep
         self.plan, self.options, self.rule, self.stop, self.validation = plan, options, rule, stop, validation
         self.step, self.epochs = (0, 0) if resume is None else (int(progress.state.step), int(progress.epochs))
@@ -221,7 +220,7 @@ class _Driver:
         numbers = Numbers(*(np.int32(n) for n in (reach, self.last, block.per_epoch, o.record_every, o.patience, block.offset)))
         try:
             inputs = (plan, self.rule, progress, block.data, block.rows, self.stop, numbers, self.validation, self.capacity)
-            run, summary = _segment(*inputs, plain=self.plain)
+            run, summary = _segment(*inputs, plain=plan.plain)
         except jax.errors.JaxRuntimeError as error:
             if not (plan.compact and one_kernel.refused(error)):
                 raise

@@ -11,9 +11,8 @@ import numpy as np
 import optax
 
 from gdjax import tree
-from gdjax.arguments import Call
 from gdjax.objective import Evaluation, Objective, check_chunk_size, check_params
-from gdjax.rule import Rule, as_rule
+from gdjax.rule import Rule, argument_of, as_rule
 from gdjax.typing import Batch, Key, ModelState, Params, RuleState
 
 
@@ -259,19 +258,10 @@ def learning_rate(rule: Rule, before: RuleState, after: RuleState, back: int = 0
     From the new state if the rule keeps it there, else from its arguments; NaN where it has none.
     """
     kept = _field(after, "learning_rate")
-    given = kept if kept is not None and jnp.ndim(kept) == 0 else _argument(rule, "learning_rate")
+    given = kept if kept is not None and jnp.ndim(kept) == 0 else argument_of(rule, "learning_rate")
     if callable(given):
         count = next((c for c in (_field(before, "step"), _field(before, "count")) if c is not None), None)
         given = jnp.nan if count is None else given(count - back)
     number: Any = jnp.nan if given is None else given
     number = np.nan if np.ndim(number) else number
     return np.float32(number) if isinstance(number, (float, int, np.generic)) else jnp.asarray(number, jnp.float32)
-
-
-def _argument(rule: Call, name: str) -> Any:
-    """An argument of a rule, or of the first member of a chain that has it."""
-    arguments = rule.arguments
-    if arguments.get(name) is not None:
-        return arguments[name]
-    members = [m for a in arguments.values() for m in ((a,) if isinstance(a, Rule) or not isinstance(a, tuple) else a) if isinstance(m, Rule)]
-    return next((found for m in members if (found := _argument(m, name)) is not None), None)

@@ -88,6 +88,7 @@ class Plan(NamedTuple):
     independent: bool = False  # rows are drawn with replacement
     trips: tuple[int, int] | None = None  # of the outer and inner loop, where derivatives must exist
     compact: bool = False  # all arrays are on one CPU, and small steps may be one kernel
+    plain: bool = False  # a small program, compiled plainly
 
     @property
     def weighs(self) -> bool:

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 
 from gdjax import tree
 from gdjax.arguments import check_number
-from gdjax.typing import Params
+from gdjax.parts.averaging import polynomial_average, widened
+from gdjax.typing import Grads, Params, Updates
 
 FIRST_SHARE = 1e-6  # the first step, in units of 1 + ‖x₀‖; Ivgi, Hinder, Carmon 2023
+
+
+class DistanceState(NamedTuple):
+    """What ``dog`` and ``dowg`` keep between steps; scalars are of the params' widest dtype, shape ()."""
+
+    step: jax.Array  # number of steps taken, int32, shape ()
+    start: Params  # x₀, like params
+    distance: jax.Array  # r̄: the largest distance from the start so far, r_ε at first
+    gradients: jax.Array  # √(Σ ‖g‖²), dowg: √(Σ r̄² ‖g‖²)
+    learning_rate: jax.Array  # a of the last step
+    average: Params  # of all points after the start but the last, like params, float32 at least
 
 
 def check_first_distance(factory: str, first_distance: Any) -> None:
     """The door for the length of the first step: a number > 0 or None."""
     wanted = "a number > 0 or None: type first_distance=1e-6, far below the distance to the minimum"
     check_number(factory, "first_distance", first_distance, low=0, open_low=True, open_high=True, wanted=wanted)
+
+
+def check_averaging(factory: str, averaging: Any) -> None:
+    """The door for the weights of the average: a number ≥ 0."""
+    check_number(factory, "averaging", averaging, low=0, required=True, wanted="a number ≥ 0: type averaging=8.0, or averaging=jnp.inf for none")
 
 
 def check_estimate(factory: str, first_distance: Any, coefficient: Any, growth_rate: Any, weight_decay: Any) -> None:
@@ -83,3 +102,25 @@ def grown(distance: jax.Array, largest: jax.Array, growth_rate: Any, first_dista
     if growth_rate is None:
         return largest
     return jnp.minimum(largest, growth_rate * jnp.where(distance == first_distance, largest, distance)).astype(distance.dtype)
+
+
+def begin(first_distance: Any, params: Params) -> DistanceState:
+    """The state before the first step."""
+    zero = jnp.zeros((), tree.dtype_of(params))
+    return DistanceState(jnp.int32(0), tree.copy(params), initial_distance(params, first_distance), zero, zero, widened(params))
+
+
+def advance(learn: Callable, averaging: Any, grads: Grads, state: DistanceState, params: Params) -> tuple[Updates, DistanceState]:
+    """One step. ``learn(gradients, distance, norm)`` returns the sum with this gradient's norm, at this r̄, and the learning rate."""
+    norm = tree.norm(grads)
+    distance = jnp.maximum(state.distance, tree.norm(tree.subtract(params, state.start)))
+    gradients, a = learn(state.gradients, distance, norm)
+    step, average = jnp.asarray(optax.safe_increment(state.step)), polynomial_average(state.average, params, state.step, averaging)
+    new = DistanceState(step, state.start, distance, gradients, a, average)
+    sound = jnp.isfinite(norm)  # a broken batch is left out
+    return tree.where(sound, tree.scale(-a, grads), tree.zeros_like(grads)), tree.where(sound, new, state)
+
+
+def reported(state: Any, params: Params, averaging: Any) -> Params:
+    """The average, with the last point; of any state with ``step`` and ``average``."""
+    return tree.cast_like(polynomial_average(state.average, params, state.step, averaging), params)

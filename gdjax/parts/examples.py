@@ -63,18 +63,15 @@ class Examples:
     def __init__(self, example_loss_fn, regularizer, batch: Batch, kept=None, independent: bool = False):
         self.example_loss_fn, self.regularizer, self.batch, self.kept, self.independent = example_loss_fn, regularizer, batch, kept, independent
         self.count = jax.tree.leaves(batch)[0].shape[0]
-
-    @functools.cached_property
-    def _model(self):
-        return {}
+        self._found: dict[str, linear_model.LinearModel | None] = {}  # the model, once it was asked for
 
     def model(self, params: Params) -> linear_model.LinearModel | None:
         """The linear model in the loss, or None."""
-        if "model" not in self._model:
+        if "model" not in self._found:
             shape = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))  # noqa: E731
             example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.batch)
-            self._model["model"] = linear_model.find(self.example_loss_fn, jax.tree.map(shape, params), example)
-        return self._model["model"]
+            self._found["model"] = linear_model.find(self.example_loss_fn, jax.tree.map(shape, params), example)
+        return self._found["model"]
 
     def slopes(self, params: Params) -> Any:
         """The slopes of the rows at params: leaves of shape (count, ...)."""

@@ -39,7 +39,7 @@ def straight(x: jax.Array, like: jax.Array) -> jax.Array:
     return lax.stop_gradient(x) + jnp.where(jnp.isfinite(like), like - lax.stop_gradient(like), 0)
 
 
-def widened(x: Any) -> Any:
+def in_float32(x: Any) -> Any:
     """A leaf of bfloat16 or float16 in float32, and rounded: what a compiler knows better than its dtype is not taken. Other leaves as they are."""
     if not is_low(x):
         return x
@@ -102,9 +102,9 @@ def offered_wide(extra: dict[str, Any], params: Params) -> dict[str, Any]:
     def moved(function):
         @functools.wraps(function)  # optax's line searches ask it for the names of its arguments
         def seen(x, **more):
-            return jax.tree.map(widened, function(tree.cast_like(x, params), **more))
+            return jax.tree.map(in_float32, function(tree.cast_like(x, params), **more))
 
         return seen
 
     functions = {name: moved(what) for name, what in extra.items() if name in FUNCTIONS and what is not None}
-    return {**extra, **functions, **{name: jax.tree.map(widened, extra[name]) for name in ("value", "grad") if name in extra}}
+    return {**extra, **functions, **{name: jax.tree.map(in_float32, extra[name]) for name in ("value", "grad") if name in extra}}

@@ -17,7 +17,7 @@ def moved(params: tree.Tree, updates: tree.Tree) -> tree.Tree:
 
     def leaf(p, u):
         x = jnp.asarray(p) + jnp.asarray(u).astype(jnp.result_type(p))
-        limits = jnp.finfo(x.dtype)
+        limits = jnp.finfo(x.dtype)  # of x itself: float16 keeps its subnormal numbers, which float32 reduced to that format would not
         return lax.reduce_precision(x, limits.nexp, limits.nmant) if limits.bits < 32 else x
 
     return jax.tree.map(leaf, params, updates)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
+from gdjax.parts.distance import over
 from gdjax.parts.masks import check_whole
 from gdjax.parts.neighbour import shifted
 from gdjax.rule import as_rule, check_plain, rule as as_factory
@@ -74,7 +75,7 @@ def asam(rule, radius=0.5, floor=0.01):
         sizes = tree.map(lambda x: jnp.abs(x) + jnp.asarray(floor).astype(jnp.result_type(x)), params)
         scaled = tree.map(jnp.multiply, sizes, grads)
         norm = tree.norm(scaled)
-        unit = tree.scale(jnp.where(norm > 0, radius / jnp.where(norm > 0, norm, 1), 0), scaled)
+        unit = tree.scale(over(jnp.asarray(radius, norm.dtype), norm), scaled)
         there, offered = shifted(tree.map(jnp.multiply, sizes, unit), params, value_and_grad_fn, extra)
         updates, after = inner.update(there, state.inner, params, **offered)
         return updates, ASAMState(after, state.evaluations + 1)

@@ -2,29 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import jax
-import jax.numpy as jnp
-import optax
-
-from gdjax import tree
-from gdjax.arguments import check_number, check_offered
-from gdjax.parts.averaging import polynomial_average, widened
-from gdjax.parts.distance import check_first_distance, hypotenuse, initial_distance, over
+from gdjax.arguments import check_offered
+from gdjax.parts.distance import advance, begin, check_averaging, check_first_distance, hypotenuse, over, reported
 from gdjax.rule import rule
-from gdjax.typing import Params
-
-
-class DoGState(NamedTuple):
-    """What ``dog`` keeps between steps; scalars are of the params' widest dtype, shape ()."""
-
-    step: jax.Array  # number of steps taken, int32, shape ()
-    start: Params  # x₀, like params
-    distance: jax.Array  # r̄: the largest distance from the start so far, r_ε at first
-    gradients: jax.Array  # √(Σ ‖g‖²)
-    learning_rate: jax.Array  # a of the last step
-    average: Params  # of all points after the start but the last, like params, float32 at least
 
 
 @rule
@@ -73,24 +53,20 @@ def dog(first_distance=None, *, averaging=8.0):
         Ivgi, Hinder, Carmon, "DoG is SGD's best friend: a parameter-free dynamic step size schedule", ICML 2023, arXiv:2302.12022.
     """
     check_first_distance("dog", first_distance)
-    check_number("dog", "averaging", averaging, low=0, required=True, wanted="a number ≥ 0: type averaging=8.0, or averaging=jnp.inf for none")
+    check_averaging("dog", averaging)
 
     def init(params):
-        zero = jnp.zeros((), tree.dtype_of(params))
-        return DoGState(jnp.int32(0), tree.copy(params), initial_distance(params, first_distance), zero, zero, widened(params))
+        return begin(first_distance, params)
+
+    def learn(gradients, distance, norm):
+        gradients = hypotenuse(gradients, norm)
+        return gradients, over(distance, gradients)
 
     def update(grads, state, params=None, **extra):
         check_offered("dog", params=params)
-        norm = tree.norm(grads)
-        sound = jnp.isfinite(norm)
-        distance = jnp.maximum(state.distance, tree.norm(tree.subtract(params, state.start)))
-        gradients = hypotenuse(state.gradients, norm)
-        a = over(distance, gradients)
-        step, average = jnp.asarray(optax.safe_increment(state.step)), polynomial_average(state.average, params, state.step, averaging)
-        new = DoGState(step, state.start, distance, gradients, a, average)
-        return tree.where(sound, tree.scale(-a, grads), tree.zeros_like(grads)), tree.where(sound, new, state)
+        return advance(learn, averaging, grads, state, params)
 
     def eval_params(state, params):
-        return tree.cast_like(polynomial_average(state.average, params, state.step, averaging), params)
+        return reported(state, params, averaging)
 
     return init, update, eval_params

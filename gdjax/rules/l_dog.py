@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from gdjax import tree
-from gdjax.arguments import check_number, check_offered
+from gdjax.arguments import check_offered
 from gdjax.parts.averaging import polynomial_average, widened
-from gdjax.parts.distance import check_first_distance, hypotenuse, initial_distance, over
+from gdjax.parts.distance import check_averaging, check_first_distance, hypotenuse, initial_distance, over, reported
 from gdjax.rule import rule
 from gdjax.typing import Params
 
@@ -66,7 +66,7 @@ def l_dog(first_distance=None, *, averaging=8.0):
         Ivgi, Hinder, Carmon, "DoG is SGD's best friend: a parameter-free dynamic step size schedule", ICML 2023, arXiv:2302.12022.
     """
     check_first_distance("l_dog", first_distance)
-    check_number("l_dog", "averaging", averaging, low=0, required=True, wanted="a number ≥ 0: type averaging=8.0, or averaging=jnp.inf for none")
+    check_averaging("l_dog", averaging)
 
     def init(params):
         distances = tree.map(lambda x: initial_distance(x, first_distance), params)
@@ -84,6 +84,6 @@ def l_dog(first_distance=None, *, averaging=8.0):
         return tree.where(sound, updates, tree.zeros_like(grads)), tree.where(sound, new, state)
 
     def eval_params(state, params):
-        return tree.cast_like(polynomial_average(state.average, params, state.step, averaging), params)
+        return reported(state, params, averaging)
 
     return init, update, eval_params

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gdjax import tree
-from gdjax.parts.rounding import compensated, drawn, is_low, key_of, offered_wide, straight, widened
+from gdjax.parts.rounding import compensated, drawn, in_float32, is_low, key_of, offered_wide, straight
 from gdjax.parts.two_points import check_params_given
 from gdjax.rule import as_rule, rule
 from gdjax.typing import Params, RuleState
@@ -87,25 +87,25 @@ def precise(rule, how="kahan", *, key=None):
     inner = as_rule(rule, "precise: rule")
 
     def view(params, state):
-        return jax.tree.map(lambda x, c: widened(x) if c is None else widened(x) + widened(c), params, state.lost)
+        return jax.tree.map(lambda x, c: in_float32(x) if c is None else in_float32(x) + in_float32(c), params, state.lost)
 
     def init(params, **offered):
         lost = jax.tree.map(lambda x: jnp.zeros_like(x) if how == "kahan" and is_low(x) else None, params)
-        return PreciseState(jnp.int32(0), lost, inner.init(jax.tree.map(widened, params), **offered))
+        return PreciseState(jnp.int32(0), lost, inner.init(jax.tree.map(in_float32, params), **offered))
 
     def step(number, x, c, u, key):
         if not is_low(x):
             return u, None
         dtype, u = jnp.result_type(x), jnp.asarray(u).astype(jnp.float32)
-        x, c, plain = jax.lax.stop_gradient((widened(x), c, u))
+        x, c, plain = jax.lax.stop_gradient((in_float32(x), c, u))
         if c is None:
             return straight(drawn(x, plain, jax.random.fold_in(key, number), dtype), u).astype(dtype), None
-        update, c = compensated(x, widened(c), plain, dtype)
+        update, c = compensated(x, in_float32(c), plain, dtype)
         return straight(update, u).astype(dtype), c.astype(dtype)
 
     def update(grads, state, params: Any = None, **extra):
         check_params_given("precise", params)
-        moves, after = inner.update(jax.tree.map(widened, grads), state.inner, view(params, state), **offered_wide(extra, params))
+        moves, after = inner.update(jax.tree.map(in_float32, grads), state.inner, view(params, state), **offered_wide(extra, params))
         leaves, structure = jax.tree.flatten(params)
         base = None if how == "kahan" else jax.random.fold_in(key_of(key), state.steps)
         zipped = zip(leaves, structure.flatten_up_to(state.lost), structure.flatten_up_to(moves), strict=True)

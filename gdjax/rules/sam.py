@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
+from gdjax.parts.distance import over
 from gdjax.parts.masks import check_whole
 from gdjax.parts.neighbour import shifted
 from gdjax.rule import as_rule, check_plain, rule as as_factory
@@ -70,7 +71,7 @@ def sam(rule, radius=0.05):
         check_offered("sam", value_and_grad_fn=value_and_grad_fn, params=params)
         check_whole("sam", params, "mask the rule within, as in sam(optax.masked(gdjax.sgd(0.1), mask))")
         norm = tree.norm(grads)
-        there, offered = shifted(tree.scale(jnp.where(norm > 0, radius / jnp.where(norm > 0, norm, 1), 0), grads), params, value_and_grad_fn, extra)
+        there, offered = shifted(tree.scale(over(jnp.asarray(radius, norm.dtype), norm), grads), params, value_and_grad_fn, extra)
         updates, after = inner.update(there, state.inner, params, **offered)
         return updates, SAMState(after, state.evaluations + 1)
 

@@ -12,7 +12,7 @@ import reference
 
 import gdjax
 from gdjax import tree
-from gdjax.parts.rounding import drawn, rounded, widened
+from gdjax.parts.rounding import drawn, in_float32, rounded
 
 LOW = [jnp.bfloat16, jnp.float16]
 low = pytest.mark.parametrize("dtype", LOW, ids=["bfloat16", "float16"])
@@ -139,7 +139,7 @@ def test_stochastic_rounding_is_unbiased(dtype, ratio):
     """Near and far, where the dtype has no update to some points. The mean of n draws between two points g apart is within 5 √(p(1 − p)/n) g."""
     n, x = 200_000, np.asarray(0.713, dtype)
     u = np.float32(ratio * exact(x))
-    draw = jax.jit(lambda key: x + drawn(widened(jnp.full(n, x)), jnp.full(n, u), key, dtype).astype(dtype))
+    draw = jax.jit(lambda key: x + drawn(in_float32(jnp.full(n, x)), jnp.full(n, u), key, dtype).astype(dtype))
     landed = exact(draw(jax.random.key(5)))
     points, wanted = np.unique(landed), exact(x) + exact(u)
     assert len(points) <= 2
@@ -168,9 +168,9 @@ def test_no_draw_overflows(dtype):
     """From the largest number, and from below it by a step that reaches almost beyond."""
     top, spacing = float(jnp.finfo(dtype).max), float(jnp.finfo(dtype).max) * unit(dtype)[0]
     x, u = jnp.full(10_000, top, dtype), jnp.full(10_000, 0.49 * spacing, jnp.float32)
-    assert jnp.isfinite(x + drawn(widened(x), u, jax.random.key(0), dtype).astype(dtype)).all()
+    assert jnp.isfinite(x + drawn(in_float32(x), u, jax.random.key(0), dtype).astype(dtype)).all()
     x = -x
-    far = drawn(widened(x), jnp.full(10_000, 1.9 * top if dtype == jnp.float16 else top, jnp.float32), jax.random.key(0), dtype).astype(dtype)
+    far = drawn(in_float32(x), jnp.full(10_000, 1.9 * top if dtype == jnp.float16 else top, jnp.float32), jax.random.key(0), dtype).astype(dtype)
     assert jnp.isfinite(far).all()
     assert jnp.isfinite(x + far).all()
 
