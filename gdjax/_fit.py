@@ -195,5 +195,5 @@ def evaluate(
     objective = Objective(check.check_callable(loss_fn, "loss_fn"), has_aux, key is not None, model_state is not None, chunk_size=chunk_size)
     sources.check_data(data)
     data = jax.tree.map(jnp.asarray, data)
-    seen = stepping.value(check_chunk_size(objective), check_params(params), model_state, data, key)
+    seen = stepping.value(check_chunk_size(objective).laid_out(data), check_params(params), model_state, data, key)
     return seen if has_aux else seen[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,11 +13,10 @@ from jax import lax
 
 from gdjax import tree
 from gdjax.arguments import is_array
+from gdjax.parts import blocks, convolutions, turned
+from gdjax.parts.blocks import Blocks
 from gdjax.parts.examples import Examples
 from gdjax.typing import Batch, Params
-
-BLOCK_BYTES = 512 * 1024  # rows of a block fit a core's second-level cache with room for what the loss makes of them
-CHUNK_FROM_BYTES = 8 * BLOCK_BYTES  # smaller data sit in the cache anyway
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,16 @@ class FiniteSum:
     example_loss_fn: Any
     regularizer: Any = None
 
+    @functools.cached_property
+    def traced(self):
+        """``example_loss_fn``, traced once for each kind of arguments."""
+        return jax.jit(self.example_loss_fn, inline=True)
+
     def examples(self, params: Params, batch: Batch, keys=None) -> Any:
         """Per-example losses, shape (n,), or (losses, aux stacked along axis 0)."""
         if keys is None:
-            return jax.vmap(self.example_loss_fn, (None, 0))(params, batch)
-        return jax.vmap(self.example_loss_fn, (None, 0, 0))(params, batch, keys)
+            return jax.vmap(self.traced, (None, 0))(params, batch)
+        return jax.vmap(self.traced, (None, 0, 0))(params, batch, keys)
 
     def __call__(self, params: Params, batch: Batch, key=None) -> Any:
         """The mean over the batch plus the regulariser: an ordinary loss_fn(params, batch[, key])."""
@@ -86,7 +92,7 @@ class Objective:
     stochastic: bool = False
     stateful: bool = False
     splat: bool = False  # minimize: fun(params, *args)
-    chunk_size: Any = None  # an int, "auto" or None
+    chunk_size: Any = None  # an int, "auto", None or Blocks
 
     @property
     def is_sum(self) -> bool:
@@ -95,12 +101,38 @@ class Objective:
 
     def value_and_grad(self, params, batch, *, model_state=None, key=None, weights=None) -> Evaluation:
         """Value, gradient, new model state and aux on a batch; ``weights`` of shape (rows,) only for finite sums (0 drops a row)."""
+        rows = self.rows_of(batch)
+        flags = turned.which(params, rows)
+        if not any(flags):
+            return self._value_and_grad(params, batch, model_state, key, weights)
+        there = self._of_turned(flags)._value_and_grad(turned.turn(flags, params), batch, model_state, key, weights)
+        return there._replace(grads=turned.turn(flags, turned.hold(flags, there.grads)))
+
+    def rows_of(self, batch) -> int | None:
+        """The rows of a batch, where it is known to be one."""
+        shape = () if self.splat or not jax.tree.leaves(batch) else jnp.shape(jax.tree.leaves(batch)[0])
+        return shape[0] if shape else None
+
+    def _of_turned(self, flags):
+        """The same loss as a function of turned params."""
+        loss_fn = _of_turned(self.loss_fn, flags)
+        if self.is_sum:
+            regularizer = self.loss_fn.regularizer
+            loss_fn = FiniteSum(_of_turned(self.loss_fn.traced, flags), None if regularizer is None else _of_turned(regularizer, flags))
+        return dataclasses.replace(self, loss_fn=loss_fn)
+
+    def _value_and_grad(self, params, batch, model_state, key, weights) -> Evaluation:
         if self.is_sum:
             return self._sum(params, batch, key, weights)
         chunk = self.chunk_size if isinstance(self.chunk_size, int) else None
         if chunk is not None and chunk < leading(batch):
             return self._opaque_chunks(params, batch, chunk)
         return self._whole(params, batch, model_state, key)
+
+    def laid_out(self, data) -> Objective:
+        """The same loss for these concrete arrays: where their rows are spread over devices, each takes its own."""
+        spread = blocks.shards(data) if self.is_sum and self.chunk_size == "auto" else 1
+        return self if spread == 1 else dataclasses.replace(self, chunk_size=Blocks(spread if leading(data) % spread == 0 else 1))
 
     def value(self, params, batch, *, model_state=None, key=None) -> tuple[Any, Any]:
         """(value, aux) alone; in blocks where a gradient would be."""
@@ -155,30 +187,41 @@ class Objective:
 
         blocks = jax.tree.map(lambda x: x[: full * chunk].reshape(full, chunk, *x.shape[1:]), batch)
         total = (jnp.zeros((), tree.dtype_of(params)), jax.tree.map(_accumulator, params))
-        total, _ = lax.scan(add, total, blocks)
+        total = convolutions.arranged(lambda total, blocks: lax.scan(add, total, blocks)[0])(total, blocks)
         if rest:
             total = tree.add_scaled(total, rest / rows, grad(params, jax.tree.map(lambda x: x[full * chunk :], batch)))
         return Evaluation(total[0], tree.cast_like(total[1], params), None, None)
 
     def _sum(self, params, batch, key, weights):
-        rows, chunk = leading(batch), self._rows_per_block(batch)
-        total = rows if weights is None else jnp.sum(weights)
-        if chunk is None or chunk >= rows:
-            value, grads, aux = self._block(params, batch, key, weights, 0, total)
-        else:
-            value, grads, aux = self._sum_in_blocks(params, batch, key, weights, chunk, total)
+        total = leading(batch) if weights is None else jnp.sum(weights)
+        value, grads, aux = self._sum_in_parts(params, batch, key, weights, total, self._blocks(params, batch))
         if self.loss_fn.regularizer is not None:
             regular = jax.value_and_grad(lambda p: check_value(self.loss_fn.regularizer(p), "regularizer"))(params)
             value, grads = value + regular[0], tree.add(grads, regular[1])
         return Evaluation(value, tree.cast_like(grads, params), None, aux)
 
-    def _rows_per_block(self, batch):
-        if self.chunk_size != "auto":
+    def _blocks(self, params, batch) -> Blocks:
+        if isinstance(self.chunk_size, Blocks):
             return self.chunk_size
-        rows, size = leading(batch), tree.bytes_of(batch)
-        if size <= CHUNK_FROM_BYTES:
-            return None
-        return max(8, 1 << (max(BLOCK_BYTES * rows // size, 1).bit_length() - 1))
+        if self.chunk_size != "auto":
+            return Blocks(1, self.chunk_size)
+        keys = lambda: [jax.random.key(0)] if self.stochastic else []  # noqa: E731
+        return blocks.choose(lambda params, example: self.loss_fn.traced(params, example, *keys()), params, batch)
+
+    def _sum_in_parts(self, params, batch, key, weights, total, layout: Blocks):
+        def part(batch, weights, first):
+            if layout.rows is None or layout.rows >= leading(batch):
+                return self._block(params, batch, key, weights, first, total)
+            return self._sum_in_blocks(params, batch, key, weights, layout.rows, total, first)
+
+        if layout.parts == 1:
+            return part(batch, weights, 0)
+        rows = leading(batch) // layout.parts
+        split = lambda x: x.reshape(layout.parts, rows, *x.shape[1:])  # noqa: E731
+        firsts = rows * jnp.arange(layout.parts, dtype=jnp.int32)
+        value, grads, aux = jax.vmap(part)(jax.tree.map(split, batch), jax.tree.map(split, weights), firsts)
+        grads = jax.tree.map(lambda g: jnp.sum(g.astype(jnp.promote_types(g.dtype, jnp.float32)), 0), grads)
+        return jnp.sum(value), grads, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), aux)
 
     def _block(self, params, block, key, weights, first, total):
         """(Σ wᵢ ℓᵢ / total, its gradient, aux) of one block of rows that starts at row ``first`` of the batch."""
@@ -199,7 +242,7 @@ class Objective:
         losses, aux = out if self.has_aux else (out, None)
         return _check_examples(losses, leading(block)), aux
 
-    def _sum_in_blocks(self, params, batch, key, weights, chunk, total):
+    def _sum_in_blocks(self, params, batch, key, weights, chunk, total, start):
         # Every block has the same shape; the last one starts early and gives weight 0 to the rows that were counted before, so nothing is padded or copied.
         rows = leading(batch)
         count = -(-rows // chunk)
@@ -209,14 +252,18 @@ class Objective:
             cut = lambda x: lax.dynamic_slice_in_dim(x, first, chunk)  # noqa: E731
             fresh = (first + jnp.arange(chunk) >= index * chunk).astype(jnp.float32)
             mine = fresh if weights is None else fresh * cut(weights)
-            value, grads, aux = self._block(params, jax.tree.map(cut, batch), key, mine, first, total)
+            value, grads, aux = self._block(params, jax.tree.map(cut, batch), key, mine, start + first, total)
             return tree.add(carry, (value, grads)), aux
 
         zero = (jnp.zeros((), tree.dtype_of(params)), jax.tree.map(_accumulator, params))
-        (value, grads), aux = lax.scan(add, zero, jnp.arange(count, dtype=jnp.int32))
+        (value, grads), aux = convolutions.arranged(lambda zero, index: lax.scan(add, zero, index))(zero, jnp.arange(count, dtype=jnp.int32))
         overlap = count * chunk - rows
         whole = lambda x: jnp.concatenate([x[:-1].reshape(-1, *x.shape[2:]), x[-1, overlap:]])  # noqa: E731
         return value, grads, jax.tree.map(whole, aux)
+
+
+def _of_turned(function, flags):
+    return lambda params, *rest: function(turned.turn(flags, params), *rest)
 
 
 def _accumulator(x):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import gdjax
-from gdjax.objective import CHUNK_FROM_BYTES, Objective, finite_sum, leading
+from gdjax.objective import Objective, finite_sum
+from gdjax.parts.blocks import Blocks
 
 ROWS, FEATURES, PENALTY = 7, 3, 0.3
 RANDOM = np.random.default_rng(3)
@@ -52,7 +53,7 @@ def seen(objective, batch, params=W, **more):
 
 
 SUM, SUM_AUX, SUM_NOISY = finite_sum(example_loss, ridge), finite_sum(example_loss_with_aux, ridge), finite_sum(noisy_example_loss)
-CHUNKS = [None, "auto", *range(1, ROWS + 2)]
+CHUNKS = [None, "auto", *range(1, ROWS + 2), Blocks(ROWS), Blocks(ROWS, 1)]
 
 
 @pytest.mark.usefixtures("x64")
@@ -68,7 +69,7 @@ def test_finite_sums_in_chunks_equal_numpy(chunk):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("chunk", [None, 1, 3, 4, 7])
+@pytest.mark.parametrize("chunk", [None, 1, 3, 4, 7, Blocks(7)])
 def test_rows_of_weight_zero_do_not_count(chunk):
     weights = np.array([1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0])
     value, gradient = numpy_truth(weights, PENALTY)
@@ -98,9 +99,9 @@ def test_any_number_of_rows(rows):
         np.testing.assert_allclose(objective.value(jnp.asarray(W), batch)[0], whole.value, rtol=1e-14)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 6, "auto"])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 6, "auto", Blocks(2), Blocks(2, 2)])
 def test_the_keys_of_examples_do_not_depend_on_the_chunks(chunk):
-    batch, key = data(), jax.random.key(5)
+    batch, key = data(6), jax.random.key(5)
     whole = seen(Objective(SUM_NOISY, stochastic=True), batch, key=key)
     made = seen(Objective(SUM_NOISY, stochastic=True, chunk_size=chunk), batch, key=key)
     np.testing.assert_allclose(made.value, whole.value, rtol=1e-6)
@@ -114,38 +115,6 @@ def test_examples_have_keys_of_their_own():
     loss = finite_sum(lambda w, x, key: w * jax.random.normal(key))
     drawn = jax.jit(lambda b: loss.examples(1.0, b, jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(64))))(jnp.zeros(64))
     assert len(set(np.asarray(drawn).tolist())) == 64
-
-
-def large(features=700, rows=2003):
-    """(params, batch, value, gradient) of a sum above the threshold of automatic blocks."""
-    draw = np.random.default_rng(1)
-    x, y, w = draw.normal(size=(rows, features)), draw.normal(size=rows), draw.normal(size=features) / features**0.5
-    residual = x @ w - y
-    batch = (jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
-    return jnp.asarray(w, jnp.float32), batch, (residual**2).mean() / 2, x.T @ residual / rows
-
-
-def test_auto_blocks_large_sums_and_only_those():
-    params, batch, value, gradient = large()
-    assert sum(x.nbytes for x in batch) > CHUNK_FROM_BYTES
-    auto = Objective(finite_sum(example_loss), chunk_size="auto")
-    block = auto._rows_per_block(batch)
-    assert 8 <= block < leading(batch)
-    assert leading(batch) % block, "the last block should be ragged in this test"
-    made = seen(auto, batch, params)
-    np.testing.assert_allclose(made.value, value, rtol=1e-5)
-    np.testing.assert_allclose(made.grads, gradient, rtol=1e-4, atol=1e-5)
-    assert auto._rows_per_block(data()) is None
-    text = jax.jit(Objective(mean_loss, chunk_size="auto").value_and_grad).lower(params, batch).as_text()
-    assert "while" not in text, "an opaque loss was taken apart"
-
-
-def test_auto_takes_rows_larger_than_a_block():
-    loss = finite_sum(lambda w, x: w * jnp.mean(x))
-    batch = jnp.ones((12, 200_000))
-    assert batch.nbytes / 12 > CHUNK_FROM_BYTES / 8
-    made = seen(Objective(loss, chunk_size="auto"), batch, 2.0)
-    np.testing.assert_allclose([made.value, made.grads], [2.0, 1.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("loss", [finite_sum(lambda w, x: w * x), lambda w, x: jnp.mean(w * x)], ids=["sum", "opaque"])

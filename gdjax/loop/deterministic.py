@@ -12,6 +12,7 @@ from jax import lax
 from gdjax import tree
 from gdjax.loop import one_kernel, step as stepping
 from gdjax.loop.verdict import EVERY, EVERY_SEARCH, Seen, close, inspect, judge, look, norm_scale, unseen
+from gdjax.parts import convolutions, turned
 from gdjax.result import RUNNING
 
 HISTORY = ("value", "grad_norm", "update_norm", "learning_rate", "evaluations")
@@ -94,8 +95,9 @@ def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every,
         # The first step stands alone, so that the start is known to the others without being carried along.
         ends = jnp.minimum(jnp.where(step == 0, 1, (lax.div(step, jnp.int32(every)) + 1) * every), until)
         inner = run._replace(history=block, rows=jnp.int32(0))
-        inner = bounded_while(lambda run: goes_on(run, ends), body, inner, None if trips is None else every, OWN_ENTRIES if compact else None)
-        inner = _noted(inner, step)
+        condition, turned_body, inner, back = turned.stored(lambda run: goes_on(run, ends), body, inner, run.progress.state.params, objective.rows_of(batch))
+        inner = bounded_while(condition, turned_body, inner, None if trips is None else every, OWN_ENTRIES if compact else None)
+        inner = _noted(back(inner), step)
         run = inner._replace(history=lax.dynamic_update_slice_in_dim(history, inner.history, rows, 0), rows=rows + inner.rows)
         due = (run.code == RUNNING) & (lax.rem(run.progress.state.step, jnp.int32(every)) == 0)
         run = lax.cond(due, functools.partial(_inspect, rule, every), lambda run: run, run)
@@ -126,13 +128,15 @@ def _inspect(rule, every, run: Run) -> Run:
 
 def bounded_while(condition, body, carry, trips: int | None, compact: int | None = None):
     """``lax.while_loop``, as one kernel if it is small but computes ``compact`` entries; or, of at most ``trips`` turns, a scan, for derivatives backwards."""
+    if trips is None and compact is not None:
+        return one_kernel.while_loop(condition, body, carry, compact)
     if trips is None:
-        return lax.while_loop(condition, body, carry) if compact is None else one_kernel.while_loop(condition, body, carry, compact)
+        return convolutions.arranged(lambda carry: lax.while_loop(condition, body, carry))(carry)
 
     def turn(carry, _):
         return lax.cond(condition(carry), body, lambda c: c, carry), None
 
-    return lax.scan(turn, carry, None, length=trips)[0]
+    return convolutions.arranged(lambda carry: lax.scan(turn, carry, None, length=trips)[0])(carry)
 
 
 def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, names) -> Run:

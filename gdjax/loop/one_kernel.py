@@ -12,6 +12,8 @@ from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
+from gdjax.parts import convolutions
+
 # Attributes and options of XLA come and go with its versions; with another than the one this was tried on, all is compiled as usual.
 TRIED = jaxlib.version.__version__.startswith("0.10.")
 
@@ -26,7 +28,10 @@ ELEMENTWISE = frozenset(
     "erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg nextafter not or pow rem round "
     "rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
 )
-MOVING = frozenset("broadcast_in_dim concatenate dynamic_slice expand_dims gather iota pad reshape rev slice split squeeze stack transpose unstack".split())
+MOVING = frozenset(
+    "broadcast_in_dim concatenate dynamic_slice expand_dims gather iota optimization_barrier pad reshape rev slice split squeeze stack transpose "
+    "unstack".split()
+)
 REDUCING = frozenset("argmax argmin cumsum reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum".split())
 RANDOM = frozenset("random_bits random_fold_in random_seed random_unwrap random_wrap threefry2x32".split())
 IN_PLACE = frozenset(["dynamic_update_slice"])
@@ -67,6 +72,7 @@ def while_loop(condition, body, carry: Any, least: float = 0) -> Any:
     a whole: an attribute that XLA sets on its own for loops of less than a kilobyte.
     """
     closed, shape = jax.make_jaxpr(lambda carry: lax.while_loop(condition, body, carry), return_shape=True)(carry)
+    closed = convolutions.arrange(closed)
     inputs, count = (*closed.consts, *jax.tree.leaves(carry)), len(closed.consts)
 
     def run(*inputs):

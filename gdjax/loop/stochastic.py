@@ -14,6 +14,7 @@ from gdjax.loop import step as stepping
 from gdjax.loop.deterministic import bounded_while, write_row
 from gdjax.loop.verdict import norm_scale
 from gdjax.objective import leading
+from gdjax.parts import turned
 from gdjax.parts.examples import choose, has_table
 from gdjax.result import RUNNING, Status
 
@@ -148,9 +149,8 @@ def open_run(plan: Plan, progress: Progress, data, rows, numbers, capacity: int)
     state = progress.state
     inputs = (state.params, state.model_state, batch, jax.eval_shape(lambda s: stepping.step_key(plan.objective, s), state), weights)
     shape = jax.eval_shape(lambda *inputs: stepping.value_and_grad(plan.objective, *inputs), *inputs)
-    aux = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape.aux)
     history = jnp.full((capacity, len(plan.names)), jnp.nan, progress.value.dtype)
-    return Run(progress, jnp.int32(RUNNING), jnp.int32(-1), aux, history, jnp.full(capacity, -1, jnp.int32), jnp.int32(0))
+    return Run(progress, jnp.int32(RUNNING), jnp.int32(-1), tree.zeros_like(shape.aux), history, jnp.full(capacity, -1, jnp.int32), jnp.int32(0))
 
 
 def fetch(plan: Plan, data, rows, numbers: Numbers, step):
@@ -223,7 +223,8 @@ def _steps(plan: Plan, rule, run: Run, data, rows, numbers, boundary) -> Run:
     inner = Inner(progress.state, progress.epoch, progress.record, progress.value, jnp.asarray(True), progress.grad_norm, run.aux)
     limit = boundary if in_loop else boundary - 1
     step = lambda inner: one(inner, (inner.state.step == boundary - 1) if in_loop else None)  # noqa: E731
-    inner = bounded_while(below(limit), step, inner, plan.trips and plan.trips[1], 0 if plan.compact else None)
+    condition, body, carry, back = turned.stored(below(limit), step, inner, progress.state.params, plan.batch_size)
+    inner = back(bounded_while(condition, body, carry, plan.trips and plan.trips[1], 0 if plan.compact else None))
     if not in_loop:
         inner = lax.cond(below(boundary)(inner), lambda inner: one(inner, jnp.asarray(True)), lambda inner: inner, inner)
     return _after_steps(plan, rule, run, inner, most)
@@ -263,7 +264,8 @@ def _one_step(plan: Plan, rule, data, rows, numbers, most, inner: Inner, norm_he
     if plan.guard:  # the rule may leave out a gradient that is not finite; if it does not, its params tell
         sound = sound & tree.all_finite(new.params)
         grad_norm = jnp.where(sound, grad_norm, inner.grad_norm)
-    new = choose(sound, new._replace(evaluations=state.evaluations + 1 + more), state._replace(evaluations=state.evaluations + 1))
+    new, old = new._replace(evaluations=state.evaluations + 1 + more), state._replace(evaluations=state.evaluations + 1)
+    new = turned.apply(functools.partial(choose, sound), new, old, state.params, plan.batch_size)
     share = None if not plan.weighs else jnp.asarray(leading(batch), value.dtype) if weights is None else jnp.mean(weights.astype(value.dtype))
     kept = jnp.where(sound, value, 0)
     epoch = Tally(inner.epoch.total + (kept if share is None else share * kept), inner.epoch.count if share is None else inner.epoch.count + share * sound)
