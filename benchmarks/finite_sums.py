@@ -16,6 +16,7 @@ from benchmarks import measure, register
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "finite_sums.json"
 PASSES = 30
+QUICK = ("saga()", "sag()")
 COUNT = 1605
 GROUPS = (5, 8, 5, 16, 7, 14, 6, 5, 2, 2, 2, 5, 41, 5)  # categories of the 14 attributes behind a1a's 123 binary features
 PUBLISHED = {"saga": (2e-12, 1.6e-4), "sag": (9e-8, 3.2e-4), "svrg": (5e-6, 2.9e-3), "loopless_svrg": (5e-5, 4.5e-3)}  # on a1a itself, b = 1
@@ -118,11 +119,11 @@ def contenders(problem: Problem):
 COLUMNS = ("gap", "passes", "ns/example", "warm s", "fastest s", "compile s")
 
 
-def measure_problem(problem: Problem, title: str, inputs, repeats: int) -> dict:
+def measure_problem(problem: Problem, title: str, inputs, repeats: int, quick: bool = False) -> dict:
     """What every contender came to on a problem."""
     import scipy.sparse
 
-    rows = [(name, ours(problem, *rest, repeats)) for name, *rest in contenders(problem)]
+    rows = [(name, ours(problem, *rest, repeats)) for name, *rest in contenders(problem) if name in QUICK or not quick]
     rows += [(f"scikit-learn {solver}", theirs(problem, solver, inputs, repeats)) for solver in ("saga", "sag")]
     sparse = scipy.sparse.csr_matrix(inputs)
     rows += [(f"scikit-learn {solver}, sparse rows", theirs(problem, solver, sparse, repeats)) for solver in ("saga", "sag")]
@@ -153,6 +154,7 @@ def as_markdown(report: dict) -> str:
 
 def add_arguments(parser) -> None:
     """Options of the subcommand."""
+    parser.add_argument("--quick", action="store_true", help=f"one problem, and of gdjax only {' and '.join(QUICK)}")
     parser.add_argument("--repeats", type=int, default=5, help="warm runs of which the median and the fastest are shown")
     where = f"write JSON, and Markdown beside it (default benchmarks/{RESULTS.parent.name}/{RESULTS.name})"
     parser.add_argument("--json", nargs="?", const=RESULTS, metavar="PATH", help=where)
@@ -165,8 +167,8 @@ def main(arguments) -> int:
     report = {"benchmark": "finite_sums", "machine": measure.machine(), "problems": []}
     print(CRITERION)
     with jax.enable_x64(True):
-        for share, title in ((1.0, "λ = L_max/n"), (0.1, "λ = L_max/(10 n)")):
-            report["problems"].append(measure_problem(Problem(inputs, labels, share), title, inputs, arguments.repeats))
+        for share, title in ((1.0, "λ = L_max/n"), (0.1, "λ = L_max/(10 n)"))[: 1 if arguments.quick else 2]:
+            report["problems"].append(measure_problem(Problem(inputs, labels, share), title, inputs, arguments.repeats, arguments.quick))
             print(f"\n{table(report['problems'][-1])}")
     if arguments.json:
         measure.save(report, as_markdown(report), arguments.json)

@@ -85,7 +85,8 @@ def compilations() -> dict:
     return {door: in_fresh_process(f"compilations:{door}") for door in ("minimize", "fit")}
 
 
-def _status_bytes(field: str) -> int:
+def status_bytes(field: str) -> int:
+    """Of a line of /proc/self/status, such as VmRSS."""
     for line in STATUS.read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
@@ -97,7 +98,7 @@ class PeakMemory:
 
     def __enter__(self):
         gc.collect()
-        self.start, self.exact = _status_bytes("VmRSS"), True
+        self.start, self.exact = status_bytes("VmRSS"), True
         self.sampled, self.stop = self.start, threading.Event()
         try:
             pathlib.Path("/proc/self/clear_refs").write_text("5")
@@ -110,7 +111,7 @@ class PeakMemory:
 
     def _sample(self):
         while not self.stop.is_set():
-            self.sampled = max(self.sampled, _status_bytes("VmRSS"))
+            self.sampled = max(self.sampled, status_bytes("VmRSS"))
             time.sleep(0.001)
 
     def __exit__(self, *_):
@@ -118,8 +119,8 @@ class PeakMemory:
         if not self.exact:
             self.sampler.join()
         gc.collect()
-        self.live = _status_bytes("VmRSS") - self.start
-        self.peak = (_status_bytes("VmHWM") if self.exact else self.sampled) - self.start
+        self.live = status_bytes("VmRSS") - self.start
+        self.peak = (status_bytes("VmHWM") if self.exact else self.sampled) - self.start
 
 
 def memory_of(name: str, side: int = 5000) -> dict:

@@ -54,17 +54,22 @@ def check_agreement(contenders: Sequence[Contender], steps: int, rtol: float = 2
     """
     found = {}
     for contender in contenders:
-        params, done = contender.prepare(steps, False)()
+        found[contender.name], done = contender.prepare(steps, False)()
         if done != steps:
             raise Disagreement(f"{contender.name} made {done} steps, wanted {steps}")
-        found[contender.name] = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(params)]
-    first, *others = found.items()
+    return largest_difference(found, steps, rtol, atol)
+
+
+def largest_difference(found: dict[str, Any], steps: int, rtol: float = 2e-3, atol: float = 2e-5) -> float:
+    """Of params from the first ones, all made in as many steps; raises ``Disagreement`` where it is more than rounding."""
+    (first, mine), *others = found.items()
     worst = 0.0
-    for name, leaves in others:
-        for mine, theirs in zip(first[1], leaves, strict=True):
-            if not np.allclose(mine, theirs, rtol=rtol, atol=atol):
-                raise Disagreement(f"{name} and {first[0]} differ by {np.abs(mine - theirs).max():.3g} after {steps} steps")
-            worst = max(worst, float(np.abs(mine - theirs).max(initial=0.0)))
+    for name, theirs in others:
+        for one, other in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
+            one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+            if not np.allclose(one, other, rtol=rtol, atol=atol):
+                raise Disagreement(f"{name} and {first} differ by {np.abs(one - other).max():.3g} after {steps} steps")
+            worst = max(worst, float(np.abs(one - other).max(initial=0.0)))
     return worst
 
 
@@ -84,11 +89,11 @@ def order_of_round(count: int, turn: int) -> list[int]:
     return [(place + turn) % count for place in zigzag]
 
 
-def race(contenders: Sequence[Contender], steps: int, rounds: int) -> list[dict]:
+def race(contenders: Sequence[Contender], steps: int, rounds: int, seen: dict[str, Any] | None = None) -> list[dict]:
     """Times the contenders in turns, round by round, after one call each that is reported apart.
 
     A contender with a ``cap`` below ``steps`` is a Python loop, which costs the same at every step; a compiled loop is never shortened, for its cost
-    per call is part of what is measured.
+    per call is part of what is measured. ``seen`` receives copies of the params after each one's first call, to be checked.
 
     Returns:
         A dict per contender: name, steps, first_call_seconds, seconds (one per round), microseconds_per_step (median).
@@ -97,9 +102,11 @@ def race(contenders: Sequence[Contender], steps: int, rounds: int) -> list[dict]
     for contender in contenders:
         taken = min(steps, contender.cap)
         run = contender.prepare(taken, True)
-        first, (_, done) = seconds_of(run)
+        first, (params, done) = seconds_of(run)
         if done != taken:
             raise Disagreement(f"{contender.name} made {done} steps, wanted {taken}")
+        if seen is not None:
+            seen[contender.name] = jax.tree.map(np.array, params)
         runs.append(run)
         records.append({"name": contender.name, "steps": taken, "first_call_seconds": first, "seconds": []})
     for turn in range(rounds):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import data as sources
-from gdjax.loop import full_batch, host, mini_batch, options as check, step as stepping, stochastic as batches, traced
+from gdjax.loop import batches, full_batch, host, mini_batch, options as check, step as stepping, stochastic, traced
 from gdjax.objective import Objective, check_chunk_size, check_params
 from gdjax.result import Result
 from gdjax.rule import Rule, as_rule
@@ -115,11 +115,11 @@ def fit(
 
 def _plan(objective, history, batch_size, count, shuffled, whole, keep, validation, records) -> batches.Plan:
     """What the program of a mini-batch run is compiled for; ``count`` is None for streams."""
-    check.check_history(history, batches.HISTORY)
+    check.check_history(history, stochastic.HISTORY)
     return batches.Plan(
         objective=objective,
         names=tuple(history),
-        batch_size=batch_size or count or batches.FUSED_BELOW,
+        batch_size=batch_size or count or stochastic.FUSED_BELOW,
         count=count or 0,
         source="stream" if count is None else "rows" if shuffled and not whole else "order",
         whole=whole,

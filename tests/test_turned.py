@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import gdjax
-from gdjax.loop import stochastic
+from gdjax.loop import batches, stochastic
 from gdjax.objective import Objective
 from gdjax.parts import turned
 from gdjax.parts.examples import Table
@@ -118,7 +118,7 @@ def test_two_matrices_of_mirrored_shapes():
 @pytest.mark.parametrize("batch_size", [1, 10])
 def test_the_loop_carries_them_turned(batch_size):
     plan = gdjax._fit._plan(Objective(softmax), ("value",), batch_size, ROWS, False, False, "last", None, False)
-    numbers = stochastic.Numbers(*[jnp.int32(9)] * 5, offset=jnp.int32(0))
+    numbers = batches.Numbers(*[jnp.int32(9)] * 5, offset=jnp.int32(0))
     rule, data = gdjax.sgd(0.1), (jnp.asarray(X), jnp.asarray(LABELS))
 
     def run(params):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gdjax import tree
-from gdjax.loop import one_kernel, step as stepping
+from gdjax.loop import lanes, one_kernel, step as stepping
 from gdjax.loop.verdict import EVERY, EVERY_SEARCH, Seen, close, inspect, judge, look, norm_scale, unseen
 from gdjax.parts import convolutions, turned
 from gdjax.result import RUNNING
@@ -77,33 +77,42 @@ def open_run(objective, progress: Progress, batch, names, capacity: int, keep_pr
     return Run(progress, *before, aux, running, jnp.int32(-1), none, progress.seen.growth, history, none, previous, last, before, none)
 
 
-def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every, names, trips: int | None = None, compact=False) -> Run:
+def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every, names, trips: int | None = None, fresh=False, compact=False) -> Run:
     """Runs until ``until`` updates or a verdict: a tight loop of steps, and around it one of inspections.
 
-    ``trips``, where given, bounds the steps so that reverse-mode derivatives exist. ``compact``: all arrays are on one CPU, and small steps may be one kernel.
+    ``trips``, where given, bounds the steps so that reverse-mode derivatives exist; ``fresh``: it also is their number, from the first.
+    ``compact``: all arrays are on one CPU, and small steps may be one kernel.
     """
     every = EVERY_SEARCH if stepping.evaluates_itself(objective, rule, run.progress.state, batch) else EVERY
-    body = functools.partial(_body, objective=objective, rule=rule, batch=batch, stop=stop, max_steps=max_steps, record_every=record_every, names=names)
+    body = functools.partial(_body, objective=objective, batch=batch, stop=stop, max_steps=max_steps, record_every=record_every, names=names)
+    known = spans({1, *range(every, trips, every), trips}) if trips is not None and fresh else None
 
     def goes_on(run, limit=until):
         return (run.code == RUNNING) & (run.progress.state.step < limit)
 
-    def span(run):
+    def span(rule, run, index):
         # The inner loop records into a block of its own: a long buffer carried through a small loop costs more than its arithmetic.
         history, rows, block = run.history, run.rows, jnp.full((every, len(names)), jnp.nan, run.history.dtype)
         step = run.progress.state.step
         # The first step stands alone, so that the start is known to the others without being carried along.
         ends = jnp.minimum(jnp.where(step == 0, 1, (lax.div(step, jnp.int32(every)) + 1) * every), until)
         inner = run._replace(history=block, rows=jnp.int32(0))
-        condition, turned_body, inner, back = turned.stored(lambda run: goes_on(run, ends), body, inner, run.progress.state.params, objective.rows_of(batch))
-        inner = bounded_while(condition, turned_body, inner, None if trips is None else every, OWN_ENTRIES if compact else None)
-        inner = _noted(back(inner), step)
+        turns = None if trips is None else Turns(every, known and known.live(index))
+        inner = _steps(lambda run: goes_on(run, ends), body, inner, rule, turns, objective.rows_of(batch), compact)
+        inner = _noted(inner, step)
         run = inner._replace(history=lax.dynamic_update_slice_in_dim(history, inner.history, rows, 0), rows=rows + inner.rows)
         due = (run.code == RUNNING) & (lax.rem(run.progress.state.step, jnp.int32(every)) == 0)
         run = lax.cond(due, functools.partial(_inspect, rule, every), lambda run: run, run)
         return lax.cond(run.code == RUNNING, lambda run: run, functools.partial(_close, len(stop.members())), run)
 
-    return bounded_while(goes_on, span, run, None if trips is None else -(-trips // every) + 1)
+    count = len(known.ends) if known else None if trips is None else -(-trips // every) + 1
+    return bounded_while(goes_on, span, run, None if count is None else Turns(count), rule)
+
+
+def _steps(goes_on, body, run: Run, rule, turns, batch_rows, compact) -> Run:
+    step = lambda rule, run, _: body(run, rule=rule)  # noqa: E731
+    condition, step, carry, back = turned.stored(goes_on, step, run, run.progress.state.params, batch_rows)
+    return back(bounded_while(condition, step, carry, turns, rule, OWN_ENTRIES if compact else None))
 
 
 def _noted(run: Run, first_step) -> Run:
@@ -126,17 +135,56 @@ def _inspect(rule, every, run: Run) -> Run:
     return run._replace(progress=run.progress._replace(seen=seen))
 
 
-def bounded_while(condition, body, carry, trips: int | None, compact: int | None = None):
-    """``lax.while_loop``, as one kernel if it is small but computes ``compact`` entries; or, of at most ``trips`` turns, a scan, for derivatives backwards."""
-    if trips is None and compact is not None:
-        return one_kernel.while_loop(condition, body, carry, compact)
-    if trips is None:
-        return convolutions.arranged(lambda carry: lax.while_loop(condition, body, carry))(carry)
+class Turns(NamedTuple):
+    """A loop as a scan, for derivatives: of ``count`` turns, of which those that are not ``live(turn)`` are skipped by all lanes of a ``vmap``."""
 
-    def turn(carry, _):
-        return lax.cond(condition(carry), body, lambda c: c, carry), None
+    count: int
+    live: Any = None  # turn -> bool; None: all are
 
-    return convolutions.arranged(lambda carry: lax.scan(turn, carry, None, length=trips)[0])(carry)
+
+def bounded_while(condition, body, carry, turns: Turns | None, rule=None, compact: int | None = None):
+    """``lax.while_loop`` of ``body(rule, carry, turn)``, as one kernel if small but computing ``compact`` entries; or a scan, for derivatives.
+
+    A while loop gives None for the turn.
+    """
+    if turns is None:
+        step = lambda carry: body(rule, carry, None)  # noqa: E731
+        if compact is not None:
+            return one_kernel.while_loop(condition, step, carry, compact)
+        return convolutions.arranged(lambda carry: lax.while_loop(condition, step, carry))(carry)
+
+    def turn(carry, index):
+        active = condition(carry) if turns.live is None else condition(carry) & turns.live(index)
+        return lanes.when(active, lambda rule, carry: body(rule, carry, index), carry, rule), None
+
+    return convolutions.arranged(lambda carry: lax.scan(turn, carry, jnp.arange(turns.count, dtype=jnp.int32))[0])(carry)
+
+
+class Spans(NamedTuple):
+    """The stretches between the looks of a run whose length is known when it is compiled: static."""
+
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    @property
+    def longest(self) -> int:
+        """Steps in the longest of them, at least 1."""
+        return max(1, *(end - start for start, end in zip(self.starts, self.ends, strict=True)))
+
+    def at(self, index) -> tuple[jax.Array, jax.Array]:
+        """(start, end) of one of them, int32: the same for all lanes of a ``vmap``, whose own counters are not."""
+        return jnp.asarray(self.starts, jnp.int32)[index], jnp.asarray(self.ends, jnp.int32)[index]
+
+    def live(self, index):
+        """Whether a turn within one of them belongs to it."""
+        start, end = self.at(index)
+        return lambda turn: start + turn < end
+
+
+def spans(ends) -> Spans:
+    """Stretches that end so."""
+    ends = tuple(sorted(ends))
+    return Spans((0, *ends[:-1]), ends)
 
 
 def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, names) -> Run:
@@ -162,7 +210,10 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
             learning_rate=() if isinstance(progress.learning_rate, tuple) else jnp.asarray(stepping.learning_rate(rule, state.rule_state, new.rule_state)),
         )
 
-    moved = lax.cond(goes_on, move, lambda _: progress, evaluation)
+    if run.previous:  # under a trace, where there may be lanes
+        moved = lanes.when(goes_on, lambda evaluation, _: move(evaluation), progress, evaluation)
+    else:
+        moved = lax.cond(goes_on, move, lambda _: progress, evaluation)
     record = (goes_on & (lax.rem(state.step, jnp.asarray(record_every, jnp.int32)) == 0)) | (~goes_on & finite)
     columns = dict(value=value, grad_norm=grad_norm, update_norm=update_norm, learning_rate=progress.learning_rate, evaluations=state.evaluations)
     row = _row(names, dtype, columns)

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax import data as sources, tree
-from gdjax.loop import host, one_kernel, step as stepping, stochastic
+from gdjax.loop import deterministic, host, one_kernel, step as stepping, stochastic
+from gdjax.loop.batches import Numbers, Plan, fetch
 from gdjax.loop.full_batch import capacity_for, pick, raise_not_finite
-from gdjax.loop.stochastic import Numbers, Plan, Progress, Run
+from gdjax.loop.stochastic import Progress, Run
 from gdjax.result import RUNNING, Diagnosis, Result, Status
 
 # Up to here a copy of the state is kept per segment, to run it again; beyond, the run is begun again, or a stream checked step by step.
@@ -283,7 +284,7 @@ class _Driver:
 def _at_start(plan, progress, block) -> tuple[float, float]:
     """Loss and gradient norm of the first batch."""
     numbers = Numbers(*[jnp.int32(1)] * 5, offset=jnp.int32(0))
-    batch, weights = stochastic.fetch(plan, block.data, block.rows, numbers, jnp.int32(0))
+    batch, weights = fetch(plan, block.data, block.rows, numbers, jnp.int32(0))
     state = progress.state
     inputs = (state.params, state.model_state, batch, stepping.step_key(plan.objective, state), weights)
     there = stepping.value_and_grad(plan.objective, *inputs)
@@ -371,9 +372,8 @@ def _whole(plan: Plan, options: Options, rule, params, data, rows, key, model_st
 def traced(plan: Plan, options: Options, rule, params, data, key, model_state, stop, validation, resume) -> Result:
     """A run as one pure program: differentiable, mappable, of fixed length."""
     steps, per_epoch, every = options.steps, options.per_epoch, options.record_every
-    ends = sorted({min(1, steps), *range(per_epoch, steps + 1, per_epoch), *(range(every, steps + 1, every) if every else ()), steps})
-    longest = max(b - a for a, b in zip([0, *ends], ends, strict=False)) if steps else 1
-    plan = plan._replace(guard=True, trips=(max(len(ends), 1), longest))
+    ends = {min(1, steps), *range(per_epoch, steps + 1, per_epoch), *(range(every, steps + 1, every) if every else ()), steps}
+    plan = plan._replace(guard=True, spans=deterministic.spans(ends), fresh=resume is None)
     rows = None
     if plan.source == "rows" and not tree.is_traced(key):
         words, epochs = sources.key_words(key), -(-steps // per_epoch)

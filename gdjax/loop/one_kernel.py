@@ -35,7 +35,7 @@ MOVING = frozenset(
 REDUCING = frozenset("argmax argmin cumsum reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum".split())
 RANDOM = frozenset("random_bits random_fold_in random_seed random_unwrap random_wrap threefry2x32".split())
 IN_PLACE = frozenset(["dynamic_update_slice"])
-CALLS = frozenset("checkpoint closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr jit pjit remat remat2".split())
+CALLS = frozenset("checkpoint closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr custom_vmap_call jit pjit remat remat2".split())
 
 # XLA's plainer code generator for CPUs: half the time to compile, and for small programs as fast.
 PLAIN = {"xla_cpu_use_fusion_emitters": False}
@@ -130,7 +130,7 @@ def _work_of(equation) -> float:
     if name == "scan":
         return params["length"] * _work(params["jaxpr"].jaxpr)
     if name in CALLS:
-        inner = next((params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params), None)
+        inner = next((params[key] for key in ("jaxpr", "call", "call_jaxpr", "fun_jaxpr") if key in params), None)
         return math.inf if inner is None else _work(getattr(inner, "jaxpr", inner))
     return math.inf
 

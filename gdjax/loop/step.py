@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from gdjax import tree
+from gdjax.loop import lanes
 from gdjax.objective import Evaluation, Objective, check_chunk_size, check_params
 from gdjax.rule import Rule, argument_of, as_rule
 from gdjax.typing import Batch, Key, ModelState, Params, RuleState
@@ -177,7 +178,8 @@ def evaluate(objective, rule, state: State, batch: Batch, weights=None, reuse: b
     shape = jax.eval_shape(functools.partial(value_and_grad, objective), *inputs)
     kept = Evaluation(jnp.asarray(value, shape.value.dtype), tree.cast_like(grad, state.params), state.model_state, None)
     known = jnp.isfinite(kept.value)
-    return jax.lax.cond(known, lambda: kept, lambda: value_and_grad(objective, *inputs)), jnp.where(known, 0, 1).astype(jnp.int32)
+    seen = lanes.when(~known, lambda _, kept: value_and_grad(objective, *inputs), kept)
+    return seen, jnp.where(known, 0, 1).astype(jnp.int32)
 
 
 def advance(objective, rule, state: State, seen: Evaluation, batch: Batch, weights=None, **extra) -> tuple[State, Any, Any]:

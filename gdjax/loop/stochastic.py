@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gdjax import data as sources, stop as stopping, tree
-from gdjax.loop import step as stepping
-from gdjax.loop.deterministic import bounded_while, write_row
+from gdjax import stop as stopping, tree
+from gdjax.loop import lanes, step as stepping
+from gdjax.loop.batches import Numbers, Plan, fetch, offered, offered_at_start
+from gdjax.loop.deterministic import Turns, bounded_while, write_row
 from gdjax.loop.verdict import norm_scale
 from gdjax.objective import leading
 from gdjax.parts import turned
@@ -73,49 +74,6 @@ class Run(NamedTuple):
     rows: Any  # int32
 
 
-class Plan(NamedTuple):
-    """What a mini-batch program is compiled for: static."""
-
-    objective: Any
-    names: tuple[str, ...]
-    batch_size: int
-    count: int  # examples
-    source: str  # "rows", "order", "stream": where a batch comes from
-    whole: bool  # every batch is the whole data set: its gradient is the full one
-    keep_best: bool
-    validate: bool
-    records: bool  # records are not the ends of epochs
-    guard: bool  # check params at every step, for runs that cannot be run again up to the last finite point
-    independent: bool = False  # rows are drawn with replacement
-    trips: tuple[int, int] | None = None  # of the outer and inner loop, where derivatives must exist
-    compact: bool = False  # all arrays are on one CPU, and small steps may be one kernel
-    plain: bool = False  # a small program, compiled plainly
-
-    @property
-    def weighs(self) -> bool:
-        """Whether the batches of an epoch may count differently, by their rows."""
-        return self.objective.is_sum and (self.source == "stream" or self.count % self.batch_size != 0)
-
-
-class Numbers(NamedTuple):
-    """What may change without compiling anew: int32 scalars."""
-
-    until: Any  # make steps until there are so many
-    last: Any  # the run's last step
-    per_epoch: Any  # steps in an epoch
-    record_every: Any  # 0 for once an epoch
-    patience: Any  # epochs; 0 for no limit
-    offset: Any  # the step to which row 0 of the given rows or batches belongs
-
-
-def offered_at_start(plan: Plan, rule, data, key) -> dict[str, Any]:
-    """What fit offers to a rule's ``init`` beside the params: nothing to rules that name nothing, or where the examples are not known beforehand."""
-    if plan.source == "stream" or not rule.init_takes_more:
-        return {}
-    data = jax.tree.map(jnp.asarray, data)
-    return dict(num_examples=plan.count, batch_size=plan.batch_size, examples=plan.objective.examples(data, independent=plan.independent), key=key)
-
-
 def begin(plan: Plan, rule, params, key, model_state, stop, data) -> Progress:
     """Before the first step; ``data`` may be None for rules whose ``init`` takes nothing of them."""
     nan, inf = jnp.asarray(jnp.nan, tree.dtype_of(params)), jnp.asarray(jnp.inf, tree.dtype_of(params))
@@ -153,40 +111,18 @@ def open_run(plan: Plan, progress: Progress, data, rows, numbers, capacity: int)
     return Run(progress, jnp.int32(RUNNING), jnp.int32(-1), tree.zeros_like(shape.aux), history, jnp.full(capacity, -1, jnp.int32), jnp.int32(0))
 
 
-def fetch(plan: Plan, data, rows, numbers: Numbers, step):
-    """The batch of a step and its weights (None where every row counts)."""
-    if plan.source == "stream":
-        return jax.tree.map(lambda x: x[step - numbers.offset], data), None
-    if plan.source == "rows":
-        batch = sources.take(data, rows[step - numbers.offset])
-    else:
-        batch = _in_order(plan, data, lax.rem(step, numbers.per_epoch) * plan.batch_size)
-    if not plan.weighs:
-        return batch, None
-    # A finite sum has an exact last batch: the rows that fill it up to the common shape weigh nothing.
-    last = lax.rem(step, numbers.per_epoch) == numbers.per_epoch - 1
-    here = jnp.where(last, plan.count % plan.batch_size, plan.batch_size)
-    return batch, (jnp.arange(plan.batch_size) < here).astype(jnp.float32)
-
-
-def _in_order(plan, data, first):
-    if plan.count % plan.batch_size == 0:
-        return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first, plan.batch_size), data)
-    return sources.take(data, lax.rem(first + jnp.arange(plan.batch_size, dtype=jnp.int32), jnp.int32(plan.count)))
-
-
 def loop(plan: Plan, rule, run: Run, data, rows, stop, numbers: Numbers, validation=None) -> Run:
     """Runs until ``numbers.until`` or a verdict: boundary after boundary, steps in between."""
 
     def goes_on(run):
         return (run.code == RUNNING) & (run.progress.state.step < numbers.until)
 
-    def span(run):
-        boundary = _next_boundary(run.progress, numbers)
-        run = _steps(plan, rule, run, data, rows, numbers, boundary)
+    def span(rule, run, index):
+        known = plan.spans.at(index) if plan.spans and plan.fresh else None
+        run = _steps(plan, rule, run, data, rows, numbers, known[1] if known else _next_boundary(run.progress, numbers), known)
         return _at_boundary(plan, rule, run, stop, numbers, validation)
 
-    return bounded_while(goes_on, span, run, plan.trips and plan.trips[0])
+    return bounded_while(goes_on, span, run, plan.spans and Turns(len(plan.spans.ends)), rule)
 
 
 def _next_boundary(progress: Progress, numbers: Numbers):
@@ -210,23 +146,28 @@ class Inner(NamedTuple):
     aux: Any
 
 
-def _steps(plan: Plan, rule, run: Run, data, rows, numbers, boundary) -> Run:
-    """The steps up to the next boundary."""
+def _steps(plan: Plan, rule, run: Run, data, rows, numbers, boundary, span=None) -> Run:
+    """The steps up to the next boundary; ``span``: (start, end) of them where they are known beforehand."""
     progress = run.progress
     in_loop, first = plan.guard or (plan.batch_size >= FUSED_BELOW and not has_table(progress.state.rule_state)), progress.state.step == 0
     most = jnp.where(first, jnp.finfo(progress.value.dtype).max, GREW * jnp.maximum(jnp.abs(progress.initial_value), 1))
-    one = functools.partial(_one_step, plan, rule, data, rows, numbers, most)
+    one = functools.partial(_one_step, plan, data, rows, numbers, most)
 
     def below(limit):
         return lambda inner: inner.sound & (inner.state.step < limit)
 
+    def step(rule, inner, turn):
+        place = inner.state.step if span is None else span[0] + turn
+        return one(rule, inner, (inner.state.step == boundary - 1) if in_loop else None, place, below(limit)(inner) if plan.spans else True)
+
     inner = Inner(progress.state, progress.epoch, progress.record, progress.value, jnp.asarray(True), progress.grad_norm, run.aux)
     limit = boundary if in_loop else boundary - 1
-    step = lambda inner: one(inner, (inner.state.step == boundary - 1) if in_loop else None)  # noqa: E731
+    turns = plan.spans and Turns(plan.spans.longest, None if span is None else lambda turn: span[0] + turn < span[1])
     condition, body, carry, back = turned.stored(below(limit), step, inner, progress.state.params, plan.batch_size)
-    inner = back(bounded_while(condition, body, carry, plan.trips and plan.trips[1], 0 if plan.compact else None))
+    inner = back(bounded_while(condition, body, carry, turns, rule, 0 if plan.compact else None))
     if not in_loop:
-        inner = lax.cond(below(boundary)(inner), lambda inner: one(inner, jnp.asarray(True)), lambda inner: inner, inner)
+        last = lambda inner: one(rule, inner, jnp.asarray(True), inner.state.step, True)  # noqa: E731
+        inner = lax.cond(below(boundary)(inner), last, lambda inner: inner, inner)
     return _after_steps(plan, rule, run, inner, most)
 
 
@@ -247,22 +188,25 @@ def _after_steps(plan: Plan, rule, run: Run, inner: Inner, most) -> Run:
     return run._replace(progress=progress, aux=inner.aux, code=jnp.where(inner.sound, run.code, broken).astype(jnp.int32))
 
 
-def _one_step(plan: Plan, rule, data, rows, numbers, most, inner: Inner, norm_here) -> Inner:
+def _one_step(plan: Plan, data, rows, numbers, most, rule, inner: Inner, norm_here, place, active) -> Inner:
     state = inner.state
-    batch, weights = fetch(plan, data, rows, numbers, state.step)
+    batch, weights = fetch(plan, data, rows, numbers, place)
     seen, _ = stepping.evaluate(plan.objective, rule, state, batch, weights)
     value = seen.value.astype(inner.value.dtype)
-    sound, grad_norm = jnp.abs(value) <= most, inner.grad_norm
+    sound, grad_norm = (jnp.abs(value) <= most) & active, inner.grad_norm
     scale = norm_scale(jnp.nan, value)  # of this batch alone: a norm must not depend on where the run is cut
+    lie = functools.partial(turned.turn, turned.which(state.params, plan.batch_size))
     if plan.guard:
-        norm = tree.norm(seen.grads, scale).astype(value.dtype)
+        norm = tree.norm(lie(seen.grads), scale).astype(value.dtype)
         sound = sound & (jnp.isfinite(norm) | (state.step > 0))
         grad_norm = jnp.where(sound, norm, inner.grad_norm)
     elif norm_here is not None:
         grad_norm = lax.cond(norm_here & sound, lambda g: tree.norm(g, scale).astype(value.dtype), lambda g: inner.grad_norm, seen.grads)
-    new, _, more = stepping.advance(plan.objective, rule, state, seen, batch, weights, **_extra(plan, data, rows, numbers, state, batch, weights, sound))
+    new, _, more = stepping.advance(
+        plan.objective, rule, state, seen, batch, weights, **offered(plan, data, rows, numbers, state, place, batch, weights, sound)
+    )
     if plan.guard:  # the rule may leave out a gradient that is not finite; if it does not, its params tell
-        sound = sound & tree.all_finite(new.params)
+        sound = sound & tree.all_finite(lie(new.params))
         grad_norm = jnp.where(sound, grad_norm, inner.grad_norm)
     new, old = new._replace(evaluations=state.evaluations + 1 + more), state._replace(evaluations=state.evaluations + 1)
     new = turned.apply(functools.partial(choose, sound), new, old, state.params, plan.batch_size)
@@ -276,32 +220,6 @@ def _one_step(plan: Plan, rule, data, rows, numbers, most, inner: Inner, norm_he
     return Inner(new, epoch, record, value, sound, grad_norm, seen.aux)
 
 
-def _extra(plan: Plan, data, rows, numbers, state, batch, weights, sound):
-    """What fit offers to rules beside the batch: where it comes from, its examples, and the whole sum."""
-    if plan.source == "stream":
-        return {}
-    if plan.source == "rows":
-        taken = rows[state.step - numbers.offset]
-    else:
-        first = lax.rem(state.step, numbers.per_epoch) * plan.batch_size
-        taken = lax.rem(first + jnp.arange(plan.batch_size, dtype=jnp.int32), jnp.int32(plan.count))
-    counts = jnp.broadcast_to(sound, (plan.batch_size,)).astype(jnp.float32)
-    examples = plan.objective.examples(batch, counts if weights is None else counts * weights, plan.independent)
-
-    def full_value_and_grad_fn(params):
-        there = stepping.value_and_grad(plan.objective, params, state.model_state, data, stepping.step_key(plan.objective, state), None)
-        return there.value, there.grads
-
-    return dict(
-        indices=taken,
-        num_examples=plan.count,
-        batch_size=plan.batch_size,
-        full_value_and_grad_fn=full_value_and_grad_fn,
-        examples=examples,
-        example_grads_fn=None if examples is None else lambda params: examples.mask(examples.grads(params)),
-    )
-
-
 def _mean(tally: Tally):
     return jnp.where(tally.count > 0, tally.total / jnp.where(tally.count > 0, tally.count, 1), jnp.nan)
 
@@ -312,7 +230,10 @@ def _at_boundary(plan: Plan, rule, run: Run, stop, numbers: Numbers, validation)
     ends = (run.code == RUNNING) & (step - progress.epoch_start >= numbers.per_epoch)
     first_norm = jnp.isnan(progress.initial_grad_norm) & (step <= 1)
     run = run._replace(progress=progress._replace(initial_grad_norm=jnp.where(first_norm, progress.grad_norm, progress.initial_grad_norm)))
-    run = lax.cond(ends, lambda run: end_epoch(plan, rule, run, stop, numbers, validation), lambda run: run, run)
+    if plan.spans:
+        run = lanes.when(ends, lambda _, run: end_epoch(plan, rule, run, stop, numbers, validation), run)
+    else:
+        run = lax.cond(ends, lambda run: end_epoch(plan, rule, run, stop, numbers, validation), lambda run: run, run)
     every = jnp.maximum(numbers.record_every, 1)
     records = jnp.where(numbers.record_every > 0, lax.rem(step, every) == 0, ends) & (run.code != Status.NONFINITE) & (run.code != Status.DIVERGED)
     run = lax.cond(records, lambda run: _write(plan, run), lambda run: run, run)

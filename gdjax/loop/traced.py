@@ -11,13 +11,15 @@ import numpy as np
 from jax import lax
 
 from gdjax import tree
-from gdjax.loop import deterministic, step as stepping
+from gdjax.loop import deterministic, lanes, step as stepping
 from gdjax.loop.full_batch import finish
 from gdjax.loop.host import captures_tracer
+from gdjax.loop.verdict import EVERY
 from gdjax.objective import Objective
 from gdjax.result import Result, Status
 
 ZERO = jax.custom_derivatives.SymbolicZero
+EVERY_LOOK = 8 * EVERY  # steps between looks at which lanes of an uncompiled vmap have finished
 
 
 class Static(NamedTuple):
@@ -49,7 +51,11 @@ def run(*, objective, rule, params, batch, stop, max_steps, names, record_every,
     capacity = max_steps // record_every + 1 + (max_steps % record_every > 0)
     static = Static(objective, names, capacity, max_steps, record_every, differentiate == "unroll")
     inputs = Inputs(rule, params, stop, None if resume is None else resume.progress, key, model_state)
-    solution, rest = (_whole if static.unroll else _implicit)(static, jax.tree.map(jnp.asarray, inputs), jax.tree.map(jnp.asarray, batch))
+    inputs, batch = jax.tree.map(jnp.asarray, (inputs, batch))
+    if resume is None and lanes.eager(inputs, batch) and not captures_tracer(objective.loss_fn):
+        solution, rest = _solution(lanes.compacted(*_compactable(static), static.max_steps + 1, EVERY_LOOK, inputs, batch))
+    else:
+        solution, rest = (_whole if static.unroll else _implicit)(static, inputs, batch)
     made = _put(rest, solution)
     first = 0 if resume is None else resume.progress.state.step
     history = _columns(made, static, first)
@@ -68,13 +74,29 @@ def _hoisted(objective, params, batch):
 @functools.partial(jax.jit, static_argnums=0)
 def _whole(static: Static, inputs: Inputs, batch):
     """(params, value), everything else. In this order because derivatives are defined for the first two."""
+    trips = static.max_steps + 1 if static.unroll else None
+    return _solution(_go(static, _opened(static, inputs, batch), static.max_steps + 1, inputs, batch, trips))
+
+
+def _opened(static: Static, inputs: Inputs, batch) -> deterministic.Run:
     progress = inputs.progress
     if progress is None:
         progress = deterministic.begin(static.objective, inputs.rule, inputs.params, batch, inputs.key, inputs.model_state, inputs.stop, static.names)
-    opened = deterministic.open_run(static.objective, progress, batch, static.names, static.capacity, keep_previous=True)
-    trips = static.max_steps + 1 if static.unroll else None
-    numbers = (static.max_steps + 1, static.max_steps, static.record_every)
-    made = deterministic.loop(static.objective, inputs.rule, opened, batch, inputs.stop, *numbers, static.names, trips)
+    return deterministic.open_run(static.objective, progress, batch, static.names, static.capacity, keep_previous=True)
+
+
+def _go(static: Static, run, until, inputs: Inputs, batch, trips=None) -> deterministic.Run:
+    numbers, fresh = (until, static.max_steps, static.record_every), inputs.progress is None
+    return deterministic.loop(static.objective, inputs.rule, run, batch, inputs.stop, *numbers, static.names, trips, fresh)
+
+
+@functools.cache
+def _compactable(static: Static):
+    """How a run begins and goes on, as the same two functions every time, so that they compile once."""
+    return functools.partial(_opened, static), functools.partial(_go, static)
+
+
+def _solution(made):
     return (made.previous[0], made.previous[1]), made
 
 

@@ -52,10 +52,10 @@ def hold(flags: Flags, tree: Any) -> Any:
 
 
 def stored(condition, body, carry: Any, params: Any, rows: int | None):
-    """A loop's condition, body and carry, and what gives a carry back, with the matrices that are like the turned ones of the params carried turned."""
+    """A loop's condition, body(rule, carry, turn) and carry, and what gives a carry back, the matrices like the turned ones of the params carried turned."""
     flags = alike(carry, params, which(params, rows))
     back = functools.partial(turn, flags)
-    return (lambda c: condition(back(c))), (lambda c: turn(flags, body(back(c)))), turn(flags, carry), back
+    return (lambda c: condition(back(c))), (lambda rule, c, index: turn(flags, body(rule, back(c), index))), turn(flags, carry), back
 
 
 def apply(function, new: Any, old: Any, params: Any, rows: int | None) -> Any:
