@@ -112,7 +112,7 @@ def result_of(part: Part, records: list[dict], **more) -> dict:
         record["rate"] = float(np.median(mine))
         record["microseconds"] = 1e6 * float(np.median(record["seconds"])) / record["count"]
         quartiles = {name: np.quantile(mine / rates[name], [0.25, 0.5, 0.75]) for name in part.references}
-        record["ratios"] = {name: dict(zip(("q1", "median", "q3"), map(float, q), strict=True)) for name, q in quartiles.items()}
+        record["rate_ratios"] = {name: dict(zip(("q1", "median", "q3"), map(float, q), strict=True)) for name, q in quartiles.items()}
     return {**part._asdict(), **more, "rounds": len(records[0]["seconds"]), "contenders": records}
 
 
@@ -355,7 +355,7 @@ def table(result: dict, markdown: bool = False) -> str:
     """A part's contenders."""
     rows = []
     for record in result["contenders"]:
-        ratios = [f"{r['median']:.2f} ({r['q1']:.2f}-{r['q3']:.2f})" for r in record["ratios"].values()]
+        ratios = [f"{r['median']:.2f} ({r['q1']:.2f}-{r['q3']:.2f})" for r in record["rate_ratios"].values()]
         rows.append([record["name"], number(record["microseconds"]), number(record["rate"]), *ratios])
     notes = [f"{result['rounds']} rounds"] + ([f"results equal to {result['largest_difference']:.0e}"] if "largest_difference" in result else [])
     notes += [f"halved from {result['asked']:,}, which do not fit the memory"] if result.get("asked", 0) > result.get("size", 0) else []

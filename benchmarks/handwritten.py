@@ -127,3 +127,20 @@ def fit_scan(problem: Problem, steps: int, shuffle: bool, batch_size: int, histo
         return result[0] if history else result, steps
 
     return run
+
+
+def fit_in_order(problem: Problem, steps: int, shuffle: bool, batch_size: int):
+    """Mini-batches, ``lax.scan`` over slices of the data as they lie, whatever ``shuffle`` asks: nothing is gathered."""
+
+    @jax.jit
+    def loop(params, data, places, learning_rate, momentum):
+        def body(carry, place):
+            params, velocity = carry
+            batch = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, place, batch_size), data)
+            return _apply(params, velocity, jax.grad(problem.loss_fn)(params, batch), learning_rate, momentum), None
+
+        return lax.scan(body, (params, _velocity(params, momentum)), places)[0][0]
+
+    params, data, numbers = _start(problem), problem.args[0], _numbers(problem)
+    places = batch_size * (np.arange(steps, dtype=np.int32) % (len(problem.data[0]) // batch_size))
+    return lambda: (jax.block_until_ready(loop(params, data, places, *numbers)), steps)

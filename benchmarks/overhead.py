@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
     @property
     def references(self) -> tuple[str, ...]:
-        return ("scan", "scan, same history") if self.batch_size else ("scan", "while", "while, same history")
+        return ("scan", "scan, same history", "scan, in order") if self.batch_size else ("scan", "while", "while, same history")
 
 
 ROWS = (
@@ -37,6 +37,7 @@ ROWS = (
     Row("rosenbrock-long", problems.rosenbrock, 200_000, 0, 1_000),
     Row("logistic", problems.logistic, 5_000, 0, 500, needs="sklearn"),
     Row("logistic-momentum", functools.partial(problems.logistic, 0.9), 5_000, 2_000, 500, needs="sklearn"),
+    Row("binary-1", problems.binary, 60_000, 0, 1_000, 1),
     Row("softmax-1", problems.softmax, 20_000, 5_000, 1_000, 1),
     Row("softmax-32", problems.softmax, 1_875, 600, 500, 32),
     Row("softmax-256", problems.softmax, 234, 0, 100, 256),
@@ -68,11 +69,13 @@ def fit_contenders(problem: problems.Problem, batch_size: int, cap: int = 10**9)
     return [
         Contender("scan", bind(handwritten.fit_scan, problem, batch_size=batch_size)),
         Contender("scan, same history", bind(handwritten.fit_scan, problem, batch_size=batch_size, history=True)),
+        Contender("scan, in order", bind(handwritten.fit_in_order, problem, batch_size=batch_size)),
         Contender("gdjax", bind(peers.gdjax_fit, problem, batch_size=batch_size)),
         Contender("gdjax, no history", bind(peers.gdjax_fit, problem, batch_size=batch_size, history=())),
         Contender("optax, Python loop", bind(peers.optax_fit, problem, batch_size=batch_size), cap),
         Contender("jaxopt", bind(peers.jaxopt_fit, problem, batch_size=batch_size), cap, needs="jaxopt"),
         Contender("PyTorch", bind(peers.torch_fit, problem, batch_size=batch_size), cap, needs="torch"),
+        *([Contender("scikit-learn", bind(peers.sklearn_fit, problem, batch_size=1), needs="sklearn")] if problem.name == "binary" else []),
     ]
 
 
@@ -154,19 +157,14 @@ def measure_all(wanted: list[str], rounds: int, quick: bool, show: Callable[[str
 
 def markdown(report: dict) -> str:
     """The report as a Markdown page."""
-    facts = report["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
-    cores = f"{facts['cpu_count']} cores, {len(facts['affinity'] or []) or 'all'} of them used"
-    head = [
-        "# Overhead",
-        f"{facts['date']}; {facts['cpu']}, {cores}; {facts['platform']}; Python {facts['python']}; {versions}; commit {facts['git_commit']}.",
+    what = (
         "Every ratio is the median over rounds of (time per step) / (time per step of the reference in the same round), with the quartiles. "
         "The contenders take turns in every round, each time after another one; the first call of each, which compiles, is reported apart. "
-        "All of them were checked to arrive at the same params.",
-    ]
+        "All of them were checked to arrive at the same params."
+    )
     parts = [format_row(row, markdown=True) for row in report["rows"]] + report["skipped"]
     parts += [getattr(footprint, f"format_{name}")(report[name], markdown=True) for name in ("compilations", "memory") if name in report]
-    return "\n\n".join(head + parts)
+    return "\n\n".join([measure.heading("Overhead", report, what, cores=True), *parts])
 
 
 @register("overhead", _add_arguments)

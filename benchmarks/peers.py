@@ -213,3 +213,18 @@ def torch_fit(problem: Problem, steps: int, shuffle: bool, batch_size: int):
         return _numpy(params), steps
 
     return run
+
+
+def sklearn_fit(problem: Problem, steps: int, shuffle: bool, batch_size: int):
+    """scikit-learn's compiled loop over single examples of a logistic regression: ``SGDClassifier`` on the first rows, for whole epochs."""
+    from sklearn.linear_model import SGDClassifier
+
+    rows = min(steps, len(problem.data[0]))
+    inputs, labels = (x[:rows] for x in problem.data)
+    options = {"loss": "log_loss", "penalty": None, "learning_rate": "constant", "eta0": problem.learning_rate, "tol": None}
+
+    def run():
+        model = SGDClassifier(max_iter=steps // rows, shuffle=shuffle, random_state=0, **options).fit(inputs, labels)
+        return {"weights": model.coef_[0], "bias": model.intercept_[0]}, rows * (steps // rows)
+
+    return run

@@ -96,6 +96,13 @@ def softmax(rows: int = 60_000, columns: int = 784) -> Problem:
     return Problem("softmax", softmax_loss, _torch_softmax, params, images(rows, columns), 0.01)
 
 
+def binary(rows: int = 60_000, columns: int = 784) -> Problem:
+    """Logistic regression on the same images: whether the class is one of the first half."""
+    inputs, labels = images(rows, columns)
+    params = {"weights": np.zeros(columns, np.float32), "bias": np.zeros((), np.float32)}
+    return Problem("binary", logistic_loss, _torch_logistic, params, (inputs, np.where(labels < 5, 1, -1).astype(np.float32)), 0.001)
+
+
 def mlp_loss(params, batch):
     """Mean cross-entropy of a network with one hidden layer."""
     inputs, labels = batch

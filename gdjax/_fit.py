@@ -47,8 +47,10 @@ def fit(
         steps: how long, in updates, instead of ``epochs``.
         key: a seed or key for the order of the data and for ``stochastic`` losses; needed where one of them is.
         shuffle: "epoch" (a fresh permutation every epoch, by folding the epoch into the key), "replacement", or False (as they come).
-        chunk_size: rows per block of a full-batch gradient. "auto" blocks finite sums larger than the cache and leaves opaque losses whole; an int blocks
-            either (for an opaque mean you vouch that it is one); None never.
+        chunk_size: rows per block of a full-batch gradient. "auto" leaves opaque losses whole and takes finite sums of more than 4 MB apart by what the loss
+            makes of a row: linear models in parts of about a core's cache, on all cores at once; networks in blocks one after another, in little memory; rows
+            spread over devices where they are; on an accelerator, blocks as large as its memory allows. An int blocks either (for an opaque mean you vouch
+            that it is one); None never.
         stop: a stopping rule, asked at the end of every epoch. For full batches it is asked at every step and defaults to the gradient-norm rule of
             ``minimize``.
         history: of "value", "grad_norm", "learning_rate", "evaluations", "validation" (full batches: see ``minimize``).
@@ -177,7 +179,7 @@ def evaluate(
         has_aux: the loss returns aux beside its value.
         model_state: as in ``fit``.
         key: for losses that take one; given, it is passed.
-        chunk_size: rows per block.
+        chunk_size: rows per block, as in ``fit``.
 
     Returns:
         The loss, shape (); with ``has_aux``, (loss, aux).

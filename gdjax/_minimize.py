@@ -46,7 +46,8 @@ def minimize(
         resume: ``result.state`` of an earlier run of the same function and rule, to continue it bit for bit.
 
     Returns:
-        A ``Result``. Inside jit, vmap or grad it is traced: its history has a fixed length, padded with NaN.
+        A ``Result``. Inside jit, vmap or grad it is traced: its history has a fixed length, padded with NaN. The lanes of a ``vmap`` that is not itself inside
+        ``jit`` are looked at every few hundred steps, and packed together when half of them have finished.
 
     Raises:
         TypeError, ValueError: bad arguments, named with what is wanted, before anything is computed; a loss that is not a real scalar; a loss or gradient that

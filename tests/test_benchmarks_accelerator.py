@@ -33,7 +33,7 @@ def test_the_report(tiny, monkeypatch, tmp_path, capsys):
         for record in part["contenders"]:
             assert len(record["seconds"]) == part["rounds"] == 2
             assert record["rate"] > 0
-            assert set(record["ratios"]) == set(part["references"])
+            assert set(record["rate_ratios"]) == set(part["references"])
         assert part["title"] in printed
     shown = path.with_suffix(".md").read_text()
     assert all(name in shown for name in ("# Accelerator", accelerator.COPY, accelerator.OPTAX_LOOP, READ, accelerator.ONE_BY_ONE))
@@ -46,8 +46,8 @@ def test_rates_and_ratios_from_known_seconds():
         {"name": "mine", "work": 2.0, "count": 4, "calls": 1, "seconds": [0.5, 1.0, 4.0]},
     ]
     reference, mine = accelerator.result_of(PART, records)["contenders"]
-    assert mine["ratios"]["reference"] == {"q1": 4.0, "median": 4.0, "q3": 4.0}
-    assert reference["ratios"]["reference"]["median"] == 1.0
+    assert mine["rate_ratios"]["reference"] == {"q1": 4.0, "median": 4.0, "q3": 4.0}
+    assert reference["rate_ratios"]["reference"]["median"] == 1.0
     assert (reference["rate"], mine["rate"]) == (0.5, 2.0)
     assert (reference["microseconds"], mine["microseconds"]) == (2e6, 0.25e6)
     assert "4.00 (4.00-4.00)" in accelerator.table(accelerator.result_of(PART, records))

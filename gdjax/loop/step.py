@@ -54,7 +54,7 @@ def descent(loss_fn, rule, *, has_aux: bool = False, stochastic: bool = False, c
         rule: a rule or optax transformation.
         has_aux: the loss returns (loss, aux).
         stochastic: the loss takes a key, folded anew for each step.
-        chunk_size: rows per block for finite sums; "auto" by the size of the cache.
+        chunk_size: rows per block for finite sums; "auto" as in ``fit``.
 
     Returns:
         ``Descent(init, step)``; both may be jitted, mapped and differentiated.
