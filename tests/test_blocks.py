@@ -17,6 +17,11 @@ from gdjax.parts.blocks import Blocks
 RANDOM = np.random.default_rng(5)
 
 
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    monkeypatch.setattr(blocks, "cores", lambda: 2)
+
+
 def squares(params, example):
     x, y = example
     return (x @ params - y) ** 2 / 2
@@ -53,6 +58,18 @@ def test_linear_models_are_taken_in_parts_of_about_a_cache():
     assert layout.rows is None
     assert 100_000 % layout.parts == 0
     assert blocks.cache_bytes() / 4 <= 100_000 * 101 * 4 / layout.parts <= blocks.cache_bytes()
+
+
+def test_parts_have_a_multiple_of_eight_rows_where_they_can():
+    assert 60_000 // chosen(squares, 60_000, 784).parts % 8 == 0
+    assert chosen(squares, 27 * 3125).parts > 1  # an odd number of rows
+
+
+def test_one_core_takes_blocks_that_stay_in_its_cache(monkeypatch):
+    monkeypatch.setattr(blocks, "cores", lambda: 1)
+    layout = chosen(squares, 100_000)
+    assert layout.parts == 1
+    assert blocks.cache_bytes() / 8 < layout.rows * 101 * 4 <= blocks.cache_bytes() / 4
 
 
 def test_rows_without_a_divisor_are_taken_in_blocks():

@@ -17,6 +17,7 @@ from gdjax import tree
 WHOLE_BELOW = 4 << 20  # bytes of data: smaller ones sit in the cache anyway
 CACHE = 2 << 20  # bytes, where the machine does not say
 MOST_BLOCK = 8 << 20  # bytes of a block of rows with what the loss makes of them
+VECTOR = 8  # numbers
 GRADIENTS = 8  # the gradients of the parts may take this share of the bytes of the data
 MEMORY = 4  # on an accelerator, a block with what the loss makes of it may take this share of the memory
 BACKWARD = 3  # what the gradient keeps, in what the loss makes
@@ -38,8 +39,9 @@ def shards(batch: Any) -> int:
 def choose(example_loss_fn, params: Any, batch: Any) -> Blocks:
     """The blocks for a value and gradient over all rows of a batch; arrays may be traced, and only their shapes are used.
 
-    On a CPU, a loss that makes little of a row (a linear model) is taken in parts the size of a core's cache, each product then being run on all cores; one
-    that makes much (a network) in blocks one after another, whose products are large. On an accelerator the whole, or blocks as large as memory allows.
+    On a CPU of several cores, a loss that makes little of a row (a linear model) is taken in parts the size of a core's cache, each product then being run on
+    all cores; on one core, in blocks that stay in its cache; a loss that makes much of a row (a network) in blocks one after another, whose products are
+    large. On an accelerator the whole, or blocks as large as memory allows.
     """
     rows, size = jax.tree.leaves(batch)[0].shape[0], tree.bytes_of(batch)
     if size <= WHOLE_BELOW:
@@ -50,8 +52,10 @@ def choose(example_loss_fn, params: Any, batch: Any) -> Blocks:
     if jax.default_backend() != "cpu":
         most = _device_memory() / MEMORY
         return Blocks() if rows * made <= most else Blocks(1, max(1, int(most / made)))
-    parts = _parts(rows, size, tree.bytes_of(params)) if made <= row else None
-    return Blocks(1, max(8, _power_of_two(MOST_BLOCK / (row + made)))) if parts is None else Blocks(parts)
+    if made > row:
+        return Blocks(1, max(8, _power_of_two(MOST_BLOCK / (row + made))))
+    parts = _parts(rows, size, tree.bytes_of(params)) if cores() > 1 else None
+    return Blocks(1, max(8, _power_of_two(cache_bytes() / 4 / row))) if parts is None else Blocks(parts)
 
 
 def _power_of_two(number: float) -> int:
@@ -61,7 +65,14 @@ def _power_of_two(number: float) -> int:
 def _parts(rows: int, size: int, gradient: int) -> int | None:
     """The number of parts: a divisor of the rows, so that nothing need be padded or copied; None where there is none to be had."""
     most, least = size // (GRADIENTS * gradient), math.ceil(size / cache_bytes())
-    return next((parts for parts in range(max(min(least, most), 2), min(4 * least, most) + 1) if rows % parts == 0), None)
+    divisors = [parts for parts in range(max(min(least, most), 2), min(4 * least, most) + 1) if rows % parts == 0]
+    # Products of as many rows as a vector register holds numbers, or a multiple, have no rest: 29 ms instead of 37 on 60,000 rows of 784, 10 outputs.
+    return next((parts for parts in divisors if rows // parts % VECTOR == 0), divisors[0] if divisors else None)
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
