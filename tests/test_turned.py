@@ -38,9 +38,9 @@ def numpy_gradient(w, x, labels):
         ((784, 10), 32, True),
         ((784, 10), None, True),
         ((784, 33), 32, False),
-        ((784, 128), 1, True),
+        ((784, 10), 1, False),
         ((10, 784), 32, False),
-        ((10, 784), 1, True),
+        ((784, 128), 32, False),
         ((784, 1), 1, False),
         ((784,), 1, False),
         ((4, 3), 32, False),
@@ -53,7 +53,7 @@ def test_which_are_turned(shape, rows, pays):
 
 def test_none_are_turned_on_accelerators(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert turned.which(jnp.zeros((784, 10)), 1) == (False,)
+    assert turned.which(jnp.zeros((784, 10)), 32) == (False,)
 
 
 def test_turning_twice_is_nothing_and_tables_stay():
@@ -111,11 +111,11 @@ def test_two_matrices_of_mirrored_shapes():
     expected = jax.jit(jax.grad(loss))(params, X)
     for name, grad in expected.items():
         np.testing.assert_allclose(grads[name], grad, rtol=1e-4, atol=1e-6)
-    result = gdjax.fit(loss, params, X, gdjax.sgd(0.1), batch_size=1, steps=10, key=0)
+    result = gdjax.fit(loss, params, X, gdjax.sgd(0.1), batch_size=5, steps=10, key=0)
     assert {name: x.shape for name, x in result.params.items()} == {name: x.shape for name, x in params.items()}
 
 
-@pytest.mark.parametrize("batch_size", [1, 10])
+@pytest.mark.parametrize("batch_size", [2, 10])
 def test_the_loop_carries_them_turned(batch_size):
     plan = gdjax._fit._plan(Objective(softmax), ("value",), batch_size, ROWS, False, False, "last", None, False)
     numbers = batches.Numbers(*[jnp.int32(9)] * 5, offset=jnp.int32(0))

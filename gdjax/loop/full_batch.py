@@ -45,7 +45,7 @@ def on_host(*, objective, rule, params, batch, stop, max_steps, names, record_ev
     limits = [float(limit) for m in stop.members() if (limit := m.build().seconds) is not None]
     work = 10 * tree.size(params) + sum(getattr(x, "size", 1) for x in jax.tree.leaves(batch))
     compact = one_kernel.possible(inputs, batch)
-    plain = compact and work < one_kernel.PLAIN_BELOW
+    plain = compact and 10 * work < one_kernel.PLAIN_BELOW
 
     def segment(inputs, until, last):
         nonlocal compact

@@ -37,7 +37,7 @@ RANDOM = frozenset("random_bits random_fold_in random_seed random_unwrap random_
 IN_PLACE = frozenset(["dynamic_update_slice"])
 CALLS = frozenset("checkpoint closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr custom_vmap_call jit pjit remat remat2".split())
 
-# XLA's plainer code generator for CPUs: half the time to compile, and for small programs as fast.
+# XLA's plainer code generator for CPUs: half the time to compile, and for small programs as fast. (For 569 rows of 30, at once, no longer: 10 us against 7.7.)
 PLAIN = {"xla_cpu_use_fusion_emitters": False}
 PLAIN_BELOW = 1e5  # entries of params and data that a step touches, by the driver's estimate
 
