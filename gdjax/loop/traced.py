@@ -90,7 +90,7 @@ def _go(static: Static, run, until, inputs: Inputs, batch, trips=None) -> determ
     return deterministic.loop(static.objective, inputs.rule, run, batch, inputs.stop, *numbers, static.names, trips, fresh)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _compactable(static: Static):
     """How a run begins and goes on, as the same two functions every time, so that they compile once."""
     return functools.partial(_opened, static), functools.partial(_go, static)
