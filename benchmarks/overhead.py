@@ -44,6 +44,7 @@ ROWS = (
     Row("mlp-1", problems.mlp, 3_000, 1_000, 500, 1),
     Row("mlp-32", problems.mlp, 500, 0, 150, 32),
     Row("mlp-256", problems.mlp, 100, 20, 20, 256),
+    Row("convolutional-32", problems.convolutional, 100, 0, 100, 32),
 )
 
 

@@ -128,6 +128,40 @@ def mlp(rows: int = 60_000, columns: int = 784, hidden: int = 128) -> Problem:
     return Problem("mlp", mlp_loss, _torch_mlp, params, images(rows, columns), 0.01)
 
 
+def _convolve(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def convolutional_loss(params, batch):
+    """Mean cross-entropy of a network with two convolutions of stride 2 and a linear layer."""
+    inputs, labels = batch
+    hidden = jax.nn.relu(_convolve(inputs.reshape(-1, 28, 28, 1), params["kernel_1"]))
+    hidden = jax.nn.relu(_convolve(hidden, params["kernel_2"]))
+    return _cross_entropy(hidden.reshape(inputs.shape[0], -1) @ params["weights"] + params["bias"][None, :], labels)
+
+
+def _torch_convolutional(torch, params, batch):
+    inputs, labels = batch
+    hidden = inputs.reshape(-1, 1, 28, 28)
+    for name in ("kernel_1", "kernel_2"):  # SAME padding of a stride of 2 lies below and to the right
+        padded = torch.nn.functional.pad(hidden, (0, 1, 0, 1))
+        hidden = torch.relu(torch.nn.functional.conv2d(padded, params[name].permute(3, 2, 0, 1), stride=2))
+    flat = hidden.permute(0, 2, 3, 1).reshape(inputs.shape[0], -1)
+    return torch.nn.functional.cross_entropy(flat @ params["weights"] + params["bias"], labels)
+
+
+def convolutional(rows: int = 6_000) -> Problem:
+    """A small convolutional network on images of 28 x 28."""
+    random = np.random.default_rng(9)
+    params = {
+        "kernel_1": (random.standard_normal((3, 3, 1, 16)) / 3).astype(np.float32),
+        "kernel_2": (random.standard_normal((3, 3, 16, 32)) / 12).astype(np.float32),
+        "weights": (random.standard_normal((1568, 10)) / 40).astype(np.float32),
+        "bias": np.zeros(10, np.float32),
+    }
+    return Problem("convolutional", convolutional_loss, _torch_convolutional, params, images(rows), 0.01)
+
+
 def large_linear_loss(params, batch):
     """Mean squared error of a linear map: the params are large and everything else is small."""
     inputs, targets = batch
