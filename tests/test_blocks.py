@@ -170,6 +170,15 @@ def test_rows_spread_over_devices_stay_where_they_are():
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def test_evaluate_within_transformations():
+    loss, data = finite_sum(lambda w, x: (w - x) ** 2), jnp.arange(6.0)
+    value = lambda w, x: gdjax.evaluate(loss, w, x)  # noqa: E731
+    np.testing.assert_allclose([jax.jit(value)(1.0, data), value(1.0, data)], [31 / 6] * 2, rtol=1e-6)
+    assert float(jax.grad(value)(1.0, data)) == -3
+    np.testing.assert_allclose(jax.vmap(value, (0, None))(jnp.arange(2.0), data), [55 / 6, 31 / 6], rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.vmap(value, (None, 0)))(0.0, jnp.stack([data, data])), [55 / 6] * 2, rtol=1e-6)
+
+
 def test_fit_takes_large_sums_in_parts():
     params, batch, *_ = large(2000, 600)
     results = [gdjax.fit(finite_sum(squares), params, batch, gdjax.gd(1e-3), batch_size=None, steps=5, chunk_size=c) for c in ("auto", None)]

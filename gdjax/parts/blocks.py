@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from gdjax import tree
@@ -31,8 +32,9 @@ class Blocks(NamedTuple):
 
 
 def shards(batch: Any) -> int:
-    """Over how many devices the rows of concrete arrays are spread; 1 where they differ."""
-    counts = {len(x) // (x.sharding.shard_shape(x.shape)[0] or 1) for x in jax.tree.leaves(batch) if isinstance(x, jax.Array) and x.is_fully_addressable}
+    """Over how many devices the rows of concrete arrays are spread; 1 where they differ, or are traced."""
+    arrays = [x for x in jax.tree.leaves(batch) if isinstance(x, jax.Array) and not isinstance(x, Tracer) and x.ndim and x.is_fully_addressable]
+    counts = {len(x) // (x.sharding.shard_shape(x.shape)[0] or 1) for x in arrays}
     return counts.pop() if len(counts) == 1 else 1
 
 
