@@ -9,6 +9,8 @@ import pytest
 from benchmarks import __main__ as command, compare
 
 OVERHEAD = json.loads((pathlib.Path(compare.__file__).parent / "results" / "overhead.json").read_text())
+for _ratio in OVERHEAD["rows"][0]["contenders"][1]["ratios"].values():  # so near each other that no run of the benchmark decides what the tests see
+    _ratio |= {"q1": 0.99 * _ratio["median"], "q3": 1.01 * _ratio["median"]}
 
 
 def run(tmp_path, old, new, *more):
