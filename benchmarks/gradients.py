@@ -107,7 +107,7 @@ def contenders(work: Work) -> dict[str, Callable[[], Any]]:
     inputs, labels, w = data_of(work)
     loss = gdjax.finite_sum(logistic if work.outputs == 1 else softmax)
     arrays, params = (jnp.asarray(inputs), jnp.asarray(labels)), jnp.asarray(w)
-    blocked = jax.jit(lambda w, data: Objective(loss, chunk_size="auto").value_and_grad(w, data)[:2])
+    blocked = jax.jit(lambda w, data: Objective(loss, chunk_size="auto", turned_parts=True).value_and_grad(w, data)[:2])
     whole = jax.jit(lambda w, data: jax.value_and_grad(loss)(w, data))
     total = jax.jit(jnp.sum)
     found = {

@@ -93,6 +93,7 @@ class Objective:
     stateful: bool = False
     splat: bool = False  # minimize: fun(params, *args)
     chunk_size: Any = None  # an int, "auto", None or Blocks
+    turned_parts: bool = False  # whether params may be turned where the data are taken in parts: reverse-mode derivatives of that were seen to be wrong
 
     @property
     def is_sum(self) -> bool:
@@ -103,7 +104,7 @@ class Objective:
         """Value, gradient, new model state and aux on a batch; ``weights`` of shape (rows,) only for finite sums (0 drops a row)."""
         rows = self.rows_of(batch)
         flags = turned.which(params, rows)
-        if not any(flags):
+        if not any(flags) or (self.is_sum and not self.turned_parts and self._blocks(params, batch).parts > 1):
             return self._value_and_grad(params, batch, model_state, key, weights)
         there = self._of_turned(flags)._value_and_grad(turned.turn(flags, params), batch, model_state, key, weights)
         return there._replace(grads=turned.turn(flags, turned.hold(flags, there.grads)))

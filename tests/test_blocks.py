@@ -183,3 +183,17 @@ def test_fit_takes_large_sums_in_parts():
     params, batch, *_ = large(2000, 600)
     results = [gdjax.fit(finite_sum(squares), params, batch, gdjax.gd(1e-3), batch_size=None, steps=5, chunk_size=c) for c in ("auto", None)]
     np.testing.assert_allclose(results[0].params, results[1].params, rtol=1e-5, atol=1e-7)
+
+
+def test_hypergradients_of_a_sum_in_parts():
+    x, labels = jnp.asarray(RANDOM.normal(size=(8000, 200)), jnp.float32), jnp.asarray(RANDOM.integers(0, 5, 8000))
+    start = jnp.asarray(RANDOM.normal(size=(200, 5)) / 20, jnp.float32)
+    loss = finite_sum(lambda w, row: -jax.nn.log_softmax(row[0] @ w)[row[1]])
+
+    def value(rate, chunk):
+        return gdjax.fit(loss, start, (x, labels), gdjax.gd(rate), batch_size=None, steps=2, chunk_size=chunk).value
+
+    assert Objective(loss, chunk_size="auto")._blocks(start, (x, labels)).parts > 1
+    whole, parts = (jax.grad(value)(0.1, chunk) for chunk in (None, "auto"))
+    np.testing.assert_allclose(parts, whole, rtol=1e-4)
+    np.testing.assert_allclose(parts, jax.jvp(lambda rate: value(rate, "auto"), (0.1,), (1.0,))[1], rtol=1e-4)

@@ -137,3 +137,16 @@ def test_vmaps_within_vmaps_and_derivatives_are_left_to_one_program():
     slope = jax.vmap(jax.grad(lambda s: gdjax.minimize(lambda x, s: (x - s) ** 2 + x**4, 0.5, gdjax.gd(0.05), args=(s,), tol=1e-6).params))(RATES)
     step = lambda s: gdjax.minimize(lambda x, s: (x - s) ** 2 + x**4, 0.5, gdjax.gd(0.05), args=(s,), tol=1e-6).params  # noqa: E731
     np.testing.assert_allclose(slope, [(step(s + 1e-2) - step(s - 1e-2)) / 2e-2 for s in RATES], rtol=5e-3)
+
+
+def test_a_lane_that_has_stopped_keeps_its_table():
+    loss = gdjax.finite_sum(lambda w, row: (row[0] @ w - row[1]) ** 2 / 2)
+    run = lambda rate: gdjax.fit(loss, jnp.zeros(4), (X, Y), gdjax.saga(rate), batch_size=5, epochs=12, key=1, patience=1)  # noqa: E731
+    rates = jnp.array([0.01, 0.15, 0.3])
+    many = jax.jit(jax.vmap(run))(rates)
+    assert len({int(steps) for steps in many.steps}) > 1
+    for lane, rate in enumerate(rates):
+        alone = jax.jit(run)(rate)
+        pairs = zip(jax.tree.leaves(many.state.progress.state.rule_state), jax.tree.leaves(alone.state.progress.state.rule_state), strict=True)
+        for there, here in pairs:
+            np.testing.assert_allclose(there[lane], here, rtol=1e-3, atol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NoReturn
 
@@ -37,7 +38,7 @@ def capacity_for(records: int) -> int:
 def on_host(*, objective, rule, params, batch, stop, max_steps, names, record_every, resume, progress, key=None, model_state=None) -> Result:
     """A run in compiled segments, the host between them."""
     batch = host.on_device(batch)  # on the device once, not per segment
-    objective = objective.laid_out(batch)
+    objective = dataclasses.replace(objective.laid_out(batch), turned_parts=True)  # nothing here is differentiated again
     inputs = _begin(objective, rule, params, batch, key, model_state, stop, names) if resume is None else resume.progress
     history = _History(names, record_every, resume)
     older, step = None, int(inputs.state.step)

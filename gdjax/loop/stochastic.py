@@ -160,7 +160,7 @@ def _steps(plan: Plan, rule, run: Run, data, rows, numbers, boundary, span=None)
         place = inner.state.step if span is None else span[0] + turn
         return one(rule, inner, (inner.state.step == boundary - 1) if in_loop else None, place, below(limit)(inner) if plan.spans else True)
 
-    inner = Inner(progress.state, progress.epoch, progress.record, progress.value, jnp.asarray(True), progress.grad_norm, run.aux)
+    inner = Inner(progress.state, progress.epoch, progress.record, progress.value, run.code == RUNNING, progress.grad_norm, run.aux)
     limit = boundary if in_loop else boundary - 1
     turns = plan.spans and Turns(plan.spans.longest, None if span is None else lambda turn: span[0] + turn < span[1])
     condition, body, carry, back = turned.stored(below(limit), step, inner, progress.state.params, plan.batch_size)
