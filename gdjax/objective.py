@@ -222,7 +222,7 @@ class Objective:
         firsts = rows * jnp.arange(layout.parts, dtype=jnp.int32)
         value, grads, aux = jax.vmap(part)(jax.tree.map(split, batch), jax.tree.map(split, weights), firsts)
         grads = jax.tree.map(lambda g: jnp.sum(g.astype(jnp.promote_types(g.dtype, jnp.float32)), 0), grads)
-        return jnp.sum(value), grads, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), aux)
+        return jnp.sum(value), grads, jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), aux)
 
     def _block(self, params, block, key, weights, first, total):
         """(Σ wᵢ ℓᵢ / total, its gradient, aux) of one block of rows that starts at row ``first`` of the batch."""
@@ -259,7 +259,7 @@ class Objective:
         zero = (jnp.zeros((), tree.dtype_of(params)), jax.tree.map(_accumulator, params))
         (value, grads), aux = convolutions.arranged(lambda zero, index: lax.scan(add, zero, index))(zero, jnp.arange(count, dtype=jnp.int32))
         overlap = count * chunk - rows
-        whole = lambda x: jnp.concatenate([x[:-1].reshape(-1, *x.shape[2:]), x[-1, overlap:]])  # noqa: E731
+        whole = lambda x: jnp.concatenate([x[:-1].reshape((count - 1) * chunk, *x.shape[2:]), x[-1, overlap:]])  # noqa: E731
         return value, grads, jax.tree.map(whole, aux)
 
 

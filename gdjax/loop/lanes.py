@@ -92,7 +92,7 @@ def _programs(begin, go, structure, size: int, mapped: tuple[bool, ...]) -> _Pro
     advance = jax.vmap(lambda run, step, leaves: go(run, step, *jax.tree.unflatten(structure, leaves)), (0, None, axes))
 
     def pick(run, leaves, chosen):
-        return jax.tree.map(lambda x: x[chosen], run), tuple(x[chosen] if flag else x for x, flag in zip(leaves, mapped, strict=True))
+        return jax.tree.map(lambda x: x[chosen], run), tuple(x[chosen] if flag else None for x, flag in zip(leaves, mapped, strict=True))
 
     def put(whole, part, places):
         return jax.tree.map(lambda x, y: x.at[places].set(y, mode="drop"), whole, part)
@@ -113,4 +113,5 @@ def _by_the_host(programs: _Programs, until: int, every: int, size: int, leaves)
             # Lanes that fill up to a power of two are copies of others, and what becomes of them is dropped.
             filled = np.resize(active, 1 << (len(active) - 1).bit_length())
             kept = np.where(np.arange(len(filled)) < len(active), np.asarray(places)[filled], size)
-            (run, leaves), places = programs.pick(run, leaves, filled), jnp.asarray(kept)
+            (run, picked), places = programs.pick(run, leaves, filled), jnp.asarray(kept)
+            leaves = tuple(old if new is None else new for old, new in zip(leaves, picked, strict=True))  # what is not mapped is not copied
