@@ -199,8 +199,7 @@ def selected(names: str) -> list[Part]:
 def _add_arguments(parser) -> None:
     parser.add_argument("--quick", action="store_true", help="the quick version of each: under five minutes on two cores")
     parser.add_argument("--only", default="", help=f"comma-separated, of: {','.join(part.name for part in PARTS)}")
-    where = f"write JSON, and Markdown beside it (default benchmarks/{RESULTS.parent.name}/{RESULTS.name})"
-    parser.add_argument("--json", nargs="?", const=RESULTS, metavar="PATH", help=where)
+    measure.add_json_argument(parser, RESULTS)
 
 
 @register("all", _add_arguments)

@@ -156,8 +156,7 @@ def add_arguments(parser) -> None:
     """Options of the subcommand."""
     parser.add_argument("--quick", action="store_true", help=f"one problem, and of gdjax only {' and '.join(QUICK)}")
     parser.add_argument("--repeats", type=int, default=5, help="warm runs of which the median and the fastest are shown")
-    where = f"write JSON, and Markdown beside it (default benchmarks/{RESULTS.parent.name}/{RESULTS.name})"
-    parser.add_argument("--json", nargs="?", const=RESULTS, metavar="PATH", help=where)
+    measure.add_json_argument(parser, RESULTS)
 
 
 @register("finite_sums", add_arguments)

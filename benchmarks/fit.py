@@ -161,8 +161,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", default="", help="comma-separated names; the message for an unknown one lists them")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N − 1 (default 3)")
     parser.add_argument("--sweep", action="store_true", help=f"make the sweeps anew, and keep them in benchmarks/{BEST.name}")
-    where = f"write JSON, and Markdown and a plot beside it (default benchmarks/{RESULTS.parent.name}/{RESULTS.name})"
-    parser.add_argument("--json", nargs="?", const=RESULTS, metavar="PATH", help=where)
+    measure.add_json_argument(parser, RESULTS, "Markdown and a plot")
     parser.add_argument("--plot", metavar="PATH", help="draw the curves here")
 
 

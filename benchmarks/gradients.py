@@ -107,7 +107,7 @@ def contenders(work: Work) -> dict[str, Callable[[], Any]]:
     inputs, labels, w = data_of(work)
     loss = gdjax.finite_sum(logistic if work.outputs == 1 else softmax)
     arrays, params = (jnp.asarray(inputs), jnp.asarray(labels)), jnp.asarray(w)
-    blocked = jax.jit(lambda w, data: Objective(loss, chunk_size="auto", turned_parts=True).value_and_grad(w, data)[:2])
+    blocked = jax.jit(lambda w, data: Objective(loss, chunk_size="auto").value_and_grad(w, data)[:2])
     whole = jax.jit(lambda w, data: jax.value_and_grad(loss)(w, data))
     total = jax.jit(jnp.sum)
     found = {
@@ -173,8 +173,7 @@ def as_markdown(report: dict) -> str:
 def _add_arguments(parser) -> None:
     parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(work.name for work in QUICK)}")
     parser.add_argument("--rounds", type=int, default=15, help="rounds (default 15)")
-    where = f"write JSON, and Markdown beside it (default benchmarks/{RESULTS.parent.name}/{RESULTS.name})"
-    parser.add_argument("--json", nargs="?", const=RESULTS, metavar="PATH", help=where)
+    measure.add_json_argument(parser, RESULTS)
 
 
 @register("gradients", _add_arguments)

@@ -200,3 +200,9 @@ def save(report: dict, markdown: str, path: str | pathlib.Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown.rstrip() + "\n")
+
+
+def add_json_argument(parser, default: pathlib.Path, beside: str = "Markdown") -> None:
+    """The option of every benchmark that writes a report."""
+    where = f"write JSON, and {beside} beside it (default benchmarks/{default.parent.name}/{default.name})"
+    parser.add_argument("--json", nargs="?", const=default, metavar="PATH", help=where)

@@ -225,8 +225,7 @@ def as_markdown(report: dict) -> str:
 def _add_arguments(parser) -> None:
     parser.add_argument("--quick", action="store_true", help="one process each, less work")
     parser.add_argument("--repeats", type=int, help="processes per contender (default 3, with --quick 1)")
-    where = f"write JSON, and Markdown beside it (default benchmarks/{RESULTS.parent.name}/{RESULTS.name})"
-    parser.add_argument("--json", nargs="?", const=RESULTS, metavar="PATH", help=where)
+    measure.add_json_argument(parser, RESULTS)
 
 
 @register("memory", _add_arguments)

@@ -196,8 +196,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--solvers", default="", help="comma-separated names; the message for an unknown one lists them")
     parser.add_argument("--dtype", choices=list(ACCURACY), default="float64", help="float32: solved means to 1e-3, judged in float64; and statuses")
     parser.add_argument("--perturb", type=int, metavar="SEED", help="multiply the start by 1 + 1e-9 normal noise (float32: 1e-6)")
-    where = f"write JSON, and Markdown and a plot beside it (default benchmarks/{RESULTS.parent.name}/{RESULTS.name})"
-    parser.add_argument("--json", nargs="?", const=RESULTS, metavar="PATH", help=where)
+    measure.add_json_argument(parser, RESULTS, "Markdown and a plot")
 
 
 @register("minimize", _add_arguments)

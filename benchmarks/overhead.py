@@ -122,8 +122,7 @@ def _add_arguments(parser) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer steps and rounds: under 90 s")
     parser.add_argument("--rows", default="", help=f"comma-separated, of: {','.join([row.name for row in ROWS])},compilations,memory")
     parser.add_argument("--rounds", type=int, help="rounds (default 7, with --quick 3)")
-    where = f"write JSON, and Markdown beside it (default benchmarks/{RESULTS.parent.name}/{RESULTS.name})"
-    parser.add_argument("--json", nargs="?", const=RESULTS, metavar="PATH", help=where)
+    measure.add_json_argument(parser, RESULTS)
 
 
 def selected(names: str, quick: bool = False) -> list[str]:

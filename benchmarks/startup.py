@@ -163,8 +163,7 @@ def as_markdown(report: dict) -> str:
 def _add_arguments(parser) -> None:
     parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(QUICK)}: under 60 s")
     parser.add_argument("--repeats", type=int, help=f"processes per contender (default {REPEATS}, with --quick {QUICK_REPEATS})")
-    where = f"write JSON, and Markdown beside it (default benchmarks/{RESULTS.parent.name}/{RESULTS.name})"
-    parser.add_argument("--json", nargs="?", const=RESULTS, metavar="PATH", help=where)
+    measure.add_json_argument(parser, RESULTS)
 
 
 @register("startup", _add_arguments)

@@ -205,8 +205,7 @@ def as_markdown(report: dict) -> str:
 def _add_arguments(parser) -> None:
     parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(work.name for work in QUICK)}, {QUICK_STEPS} steps a call, 3 rounds")
     parser.add_argument("--rounds", type=int, help="rounds (default 15, with --quick 3)")
-    where = f"write JSON, and Markdown beside it (default benchmarks/{RESULTS.parent.name}/{RESULTS.name})"
-    parser.add_argument("--json", nargs="?", const=RESULTS, metavar="PATH", help=where)
+    measure.add_json_argument(parser, RESULTS)
 
 
 @register("updates", _add_arguments)

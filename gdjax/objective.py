@@ -93,7 +93,6 @@ class Objective:
     stateful: bool = False
     splat: bool = False  # minimize: fun(params, *args)
     chunk_size: Any = None  # an int, "auto", None or Blocks
-    turned_parts: bool = False  # whether params may be turned where the data are taken in parts: reverse-mode derivatives of that were seen to be wrong
 
     @property
     def is_sum(self) -> bool:
@@ -104,7 +103,7 @@ class Objective:
         """Value, gradient, new model state and aux on a batch; ``weights`` of shape (rows,) only for finite sums (0 drops a row)."""
         rows = self.rows_of(batch)
         flags = turned.which(params, rows)
-        if not any(flags) or (self.is_sum and not self.turned_parts and self._blocks(params, batch).parts > 1):
+        if not any(flags):
             return self._value_and_grad(params, batch, model_state, key, weights)
         there = self._of_turned(flags)._value_and_grad(turned.turn(flags, params), batch, model_state, key, weights)
         return there._replace(grads=turned.turn(flags, turned.hold(flags, there.grads)))
@@ -221,7 +220,7 @@ class Objective:
         split = lambda x: x.reshape(layout.parts, rows, *x.shape[1:])  # noqa: E731
         firsts = rows * jnp.arange(layout.parts, dtype=jnp.int32)
         value, grads, aux = jax.vmap(part)(jax.tree.map(split, batch), jax.tree.map(split, weights), firsts)
-        grads = jax.tree.map(lambda g: jnp.sum(g.astype(jnp.promote_types(g.dtype, jnp.float32)), 0), grads)
+        grads = jax.tree.map(lambda g: _pairwise_sum(g.astype(jnp.promote_types(g.dtype, jnp.float32))), grads)
         return jnp.sum(value), grads, jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), aux)
 
     def _block(self, params, block, key, weights, first, total):
@@ -261,6 +260,18 @@ class Objective:
         overlap = count * chunk - rows
         whole = lambda x: jnp.concatenate([x[:-1].reshape((count - 1) * chunk, *x.shape[2:]), x[-1, overlap:]])  # noqa: E731
         return value, grads, jax.tree.map(whole, aux)
+
+
+def _pairwise_sum(x):
+    """Σ x over the leading axis, by halves.
+
+    Reverse-mode derivatives transpose it, and that of ``jnp.sum`` is a broadcast: XLA for CPUs (jaxlib 0.10.2) gets the product x wᵀ of batched matrices wrong
+    where w was broadcast to the batch and a reduction follows.
+    """
+    while len(x) > 1:
+        half = len(x) // 2
+        x = jnp.concatenate([x[:half] + x[half : 2 * half], x[2 * half :]]) if len(x) % 2 else x[:half] + x[half:]
+    return x[0]
 
 
 def _of_turned(function, flags):

@@ -131,6 +131,14 @@ def test_compaction_compiles_once():
     assert lanes._programs.cache_info().misses == before
 
 
+def test_nested_vmaps_compile_once(caplog):
+    nested = lambda rates: jax.vmap(lambda start: jax.vmap(lambda rate: minimum(rate, start))(rates))(jnp.zeros((2, 3)))  # noqa: E731
+    nested(jnp.linspace(0.01, 0.1, 5))
+    with jax.log_compiles(), caplog.at_level("WARNING", "jax"):
+        nested(jnp.linspace(0.02, 0.2, 5))
+    assert [each.message for each in caplog.records if "Compiling" in each.message and "linspace" not in each.message] == []
+
+
 def test_vmaps_within_vmaps_and_derivatives_are_left_to_one_program():
     nested = jax.vmap(jax.vmap(minimum, (0, None)), (None, 0))(RATES[1:] / 3, jnp.zeros((2, 3)))
     assert nested.params.shape == (2, 3, 3)

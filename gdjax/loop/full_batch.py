@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any, NoReturn
 
@@ -38,7 +37,7 @@ def capacity_for(records: int) -> int:
 def on_host(*, objective, rule, params, batch, stop, max_steps, names, record_every, resume, progress, key=None, model_state=None) -> Result:
     """A run in compiled segments, the host between them."""
     batch = host.on_device(batch)  # on the device once, not per segment
-    objective = dataclasses.replace(objective.laid_out(batch), turned_parts=True)  # nothing here is differentiated again
+    objective = objective.laid_out(batch)
     inputs = _begin(objective, rule, params, batch, key, model_state, stop, names) if resume is None else resume.progress
     history = _History(names, record_every, resume)
     older, step = None, int(inputs.state.step)

@@ -69,16 +69,18 @@ def compacted(begin, go, until: int, every: int, *inputs: Any) -> Any:
 
     @whole.def_vmap
     def _(size, mapped, *leaves):
+        programs = _programs(begin, go, structure, size, tuple(mapped))
         if any(isinstance(x, Tracer) for x in leaves):  # a vmap around the vmap
-            run = jax.vmap(whole.fun, [0 if flag else None for flag in mapped], axis_size=size)(*leaves)
+            run = programs.at_once(until, leaves)
         else:
-            run = _by_the_host(_programs(begin, go, structure, size, tuple(mapped)), until, every, size, leaves)
+            run = _by_the_host(programs, until, every, size, leaves)
         return run, jax.tree.map(lambda _: True, run)
 
     return whole(*leaves)
 
 
 class _Programs(NamedTuple):
+    at_once: Any  # (step, leaves) -> run of all lanes, as far as that step
     start: Any  # leaves -> run of all lanes
     advance: Any  # (run, step, leaves) -> run
     pick: Any  # (run, leaves, chosen) -> (run, leaves)
@@ -97,7 +99,8 @@ def _programs(begin, go, structure, size: int, mapped: tuple[bool, ...]) -> _Pro
     def put(whole, part, places):
         return jax.tree.map(lambda x, y: x.at[places].set(y, mode="drop"), whole, part)
 
-    return _Programs(jax.jit(start), jax.jit(advance, donate_argnums=0), jax.jit(pick), jax.jit(put, donate_argnums=0))
+    at_once = jax.jit(lambda step, leaves: advance(start(leaves), step, leaves))
+    return _Programs(at_once, jax.jit(start), jax.jit(advance, donate_argnums=0), jax.jit(pick), jax.jit(put, donate_argnums=0))
 
 
 def _by_the_host(programs: _Programs, until: int, every: int, size: int, leaves):
