@@ -1,8 +1,9 @@
 """gdjax: gradient descent in JAX, from a loss to a minimum."""
 
-from gdjax import _fit as _fit_module, _minimize as _minimize_module, plot as plot, schedules as schedules, stop as stop
+from gdjax import _fit as _fit_module, _minimize as _minimize_module, plot as plot, sampling as sampling, schedules as schedules, stop as stop
 from gdjax._fit import evaluate as evaluate, fit as fit
 from gdjax._minimize import minimize as minimize
+from gdjax._sweep import Sweep as Sweep, sweep as sweep
 from gdjax.loop import Descent as Descent, descent as descent
 from gdjax.objective import finite_sum as finite_sum
 from gdjax.result import Result as Result, Status as Status
@@ -68,6 +69,7 @@ from gdjax.rules import (
     svrg as svrg,
     triple_momentum as triple_momentum,
 )
+from gdjax.sampling import grid as grid, sample as sample
 
 __version__ = "0.1.0"
 

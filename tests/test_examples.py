@@ -50,3 +50,27 @@ def test_new_rule(capsys):
     assert np.shape(sweep.value) == (9,)
     np.testing.assert_allclose(result.params, [1.0, 1.0], atol=0.05)
     assert "is a rule: True" in capsys.readouterr().out
+
+
+def test_optuna_batches(capsys):
+    study, scores, traces = main_of("optuna_batches")()
+    assert traces == {"in batches": 1, "one at a time": 1}  # though the last batch is smaller
+    np.testing.assert_allclose(scores["in batches"], scores["one at a time"], rtol=1e-4)
+    told = [np.nan if trial.value is None else trial.value for trial in study.trials]
+    np.testing.assert_array_equal(np.float32(told), scores["in batches"])
+    failed = [trial.state.name for trial in study.trials].count("FAIL")
+    assert 0 < failed == np.sum(np.isnan(scores["in batches"])) < len(study.trials) == 240
+    assert study.best_value < 0.27
+    printed = capsys.readouterr().out
+    assert "trials per second" in printed
+    assert f"{failed} of 240 trials diverged" in printed
+
+
+def test_hypergradients(capsys):
+    losses, slopes, traces = main_of("hypergradients")()
+    assert traces == 1
+    assert max(slopes[name] for name in ("peak_value", "end_value", "momentum")) < 0  # longer steps, at a learning rate far too small
+    (before, untuned), (after, unseen), (best, _) = losses["before"], losses["after"], losses["best of grid"]
+    assert after < 0.95 * best < 0.2 * before
+    assert unseen < 0.15 * untuned  # on other digits, in other orders
+    assert "128 rules in the grid" in capsys.readouterr().out

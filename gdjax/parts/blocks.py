@@ -52,7 +52,7 @@ def choose(example_loss_fn, params: Any, batch: Any) -> Blocks:
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), params)
     row, made = size / rows, BACKWARD * bytes_made(example_loss_fn, shapes, example)
     if jax.default_backend() != "cpu":
-        most = _device_memory() / MEMORY
+        most = device_memory() / MEMORY
         return Blocks() if rows * made <= most else Blocks(1, max(1, int(most / made)))
     if made > row:
         return Blocks(1, max(8, _power_of_two(MOST_BLOCK / (row + made))))
@@ -86,7 +86,8 @@ def cache_bytes() -> int:
         return CACHE
 
 
-def _device_memory() -> float:
+def device_memory() -> float:
+    """Bytes free on the first device, where it says; else inf."""
     facts = jax.local_devices()[0].memory_stats() or {}
     return facts["bytes_limit"] - facts.get("bytes_in_use", 0) if "bytes_limit" in facts else math.inf
 

@@ -1,0 +1,4 @@
+"""Many runs side by side: of many rules and seeds (``sweep``), and from many starts (``multistart``)."""
+
+from gdjax._sweep.found import Lane as Lane, Sweep as Sweep
+from gdjax._sweep.run import sweep as sweep

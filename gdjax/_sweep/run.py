@@ -1,0 +1,315 @@
+"""``sweep``: one run for many rules and seeds, in blocks that fit memory, on all devices of a mesh, with hopeless lanes dropped on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from gdjax._sweep.found import Sweep, count_of, groups_of
+from gdjax.arguments import is_array
+from gdjax.data import check_key
+from gdjax.loop import host
+from gdjax.parts.lane_bytes import most_lanes
+from gdjax.result import Result, Status
+from gdjax.sampling import columns
+
+FAILED = (Status.DIVERGED, Status.NONFINITE)
+
+
+def sweep(
+    run, rules: Any, *, keys: Sequence[Any] | jax.Array | None = None, score=None, rungs: Sequence[int] | None = None, keep: float = 1 / 3,
+    block: int | None = None, mesh: jax.sharding.Mesh | None = None,
+) -> Sweep:  # fmt: skip
+    """Runs ``run(rule)`` for every rule, and every seed, side by side: one compiled program for all lanes.
+
+    The lanes are those of a ``jax.vmap``: data that ``run`` closes over are shared between them. Runs of gdjax inside it compile themselves, once for a loss
+    and its shapes, whatever the rules; lanes of ``minimize`` and full-batch ``fit`` that have ended are taken out while the others go on. A ``run`` that is
+    itself under ``jax.jit`` is one program as it stands.
+
+    Args:
+        run: ``run(rule)``, or ``run(rule, key)`` with ``keys``: typically a call of ``gdjax.fit`` or ``gdjax.minimize``; any function of a rule that JAX can
+            map. With ``rungs`` it also takes ``steps=``, the steps to end at, and may take ``resume=``, the state to go on from (else every rung begins anew).
+        rules: a rule whose leaves carry a leading axis of lanes: ``gdjax.sgd(jnp.geomspace(1e-3, 1, 32))``, ``gdjax.grid(...)``, ``gdjax.sample(...)``, or a
+            list of such rules of different structures. Or any pytree of arrays with such an axis, such as ``{"rule": rules, "l2": l2}``.
+        keys: seeds, or an array of JAX keys: every rule is run with each of them, one after the other, and judged by the mean of its scores.
+        score: ``score(result) -> scalar``, the lower the better, of what ``run`` returns for one lane. Default: ``result.value`` of a ``Result``, or what
+            ``run`` returns where it is a scalar. NaN counts as inf, and so does every run that DIVERGED or ended NONFINITE.
+        rungs: successive halving: steps, increasing. All lanes run to the first, the share ``keep`` with the least scores to the next, and so on; lanes without
+            a finite score are dropped at once. Dropped lanes are STOPPED. Deterministic: rungs wait for all their lanes.
+        keep: the share of lanes that go on from a rung, 0 < keep < 1; at least one does. Default 1/3 (Li et al.).
+        block: lanes at once. None: as many as fit in half of the memory that is free, by what a lane holds, read from its program.
+        mesh: a ``jax.sharding.Mesh``: the lanes are split over all its devices, each of which goes through its own at its own pace. There,
+            as under ``jax.jit``, the order of the data is drawn from the seed on the devices: another one, as random.
+
+    Returns:
+        A ``Sweep``: every lane's result, ``best()``, ``table()``, ``to_dict()``.
+
+    Raises:
+        TypeError, ValueError: bad arguments, named with what is wanted, before anything is run; called inside jit, vmap or grad.
+
+    Example:
+        >>> import gdjax, jax.numpy as jnp
+        >>> loss = lambda w: jnp.sum((w - 2.0) ** 2)
+        >>> run = lambda rule: gdjax.minimize(loss, jnp.zeros(3), rule, max_steps=20)
+        >>> found = gdjax.sweep(run, gdjax.grid(gdjax.gd, learning_rate=[0.01, 0.1, 0.5, 1.5]))
+        >>> print(found.best().arguments, found.best().result.status)
+        {'learning_rate': 0.5} CONVERGED
+        >>> print(found.table(rows=2))
+        learning_rate       score     status  steps
+                  0.5           0  CONVERGED      1
+                  0.1  0.00159509  MAX_STEPS     20
+
+    Reference:
+        Successive halving: Karnin, Koren, Somekh 2013; Jamieson, Talwalkar 2016, arXiv:1502.07943; keep = 1/3: Li et al. 2018, arXiv:1603.06560.
+    """
+    if isinstance(rules, list) and not rules:
+        raise ValueError("sweep: rules is an empty list; wanted rules: type gdjax.grid(gdjax.sgd, learning_rate=[0.01, 0.1]).")
+    groups = [_checked_lanes(group) for group in groups_of(rules)]
+    if host.under_trace(run, groups, keys):
+        raise ValueError("sweep: called inside jit, vmap or grad, where lanes cannot be looked at; map there yourself: type jax.vmap(run)(rules).")
+    seeds = None if keys is None else _checked_keys(keys)
+    typed = None if seeds is None else tuple(check_key(seed, "keys hold one per seed") for seed in seeds)
+    rungs = _checked_rungs(run, rungs, keep, seeds is not None)
+    go = _Runner(run, typed, score, _checked_block(block, mesh), mesh)
+    states = [_Group(group, np.arange(count_of(group))) for group in groups]
+    left: dict[int, int] = {}
+    for rung, steps in enumerate(rungs or (None,)):
+        states = [go.advance(state, steps) for state in states]
+        if steps is not None:
+            left[steps] = sum(len(state.active) for state in states)
+        if rung + 1 < len(rungs):
+            states = _halved(states, keep)
+    scores = np.concatenate([state.scores for state in states])
+    results = [_named_stopped(state) for state in states]
+    if seeds is None:
+        scores, results = scores[:, 0], [jax.tree.map(lambda x: x[:, 0], r) for r in results]
+    several = isinstance(rules, list)
+    return Sweep(groups if several else groups[0], results if several else results[0], scores, _arguments(groups), seeds, left, go.blocks)
+
+
+class _Group(NamedTuple):
+    """The lanes of one structure on their way."""
+
+    rules: Any
+    active: np.ndarray  # the lanes that go on
+    results: Any = None  # (lanes, seeds, ...) so far, of the last rung that each reached
+    scores: Any = None  # (lanes, seeds)
+    dropped: Any = None  # (lanes,) of bool
+
+
+@dataclass
+class _Runner:
+    run: Any
+    keys: tuple[Any, ...] | None  # typed
+    score: Any
+    block: int | None
+    mesh: Any
+    blocks: int = 0
+
+    def advance(self, group: _Group, steps: int | None) -> _Group:
+        """The active lanes as far as ``steps``, and what became of them in its place."""
+        if not len(group.active):
+            return group
+        resume = group.results if group.results is not None and _takes(self.run, "resume") else None
+        # Seed by seed: with a key that is not traced the order of the data is that of the run alone, and all lanes share it.
+        each = [self._mapped(group, steps, resume, seed) for seed in range(1 if self.keys is None else len(self.keys))]
+        scores = np.stack([self._scores(found) for found in each], 1)
+        found = jax.tree.map(lambda *seeds: jnp.stack(seeds, 1), *each)
+        if group.results is None:
+            return group._replace(results=found, scores=scores, dropped=np.zeros(len(scores), bool))
+        kept = group.scores.copy()
+        kept[group.active] = scores
+        return group._replace(results=_put(group.results, found, group.active), scores=kept)
+
+    def _mapped(self, group: _Group, steps: int | None, resume: Any, seed: int) -> Any:
+        """What the run returns for the active lanes and one seed."""
+        options = {} if steps is None else {"steps": steps}
+        key = None if self.keys is None else self.keys[seed]
+
+        def one(key, rule, state):
+            more = options if state is None else {**options, "resume": state}
+            return self.run(rule, **more) if key is None else self.run(rule, key, **more)
+
+        def given(places):
+            lanes = group.active[places]
+            state = None if resume is None else jax.tree.map(lambda x: x[lanes, seed], resume.state)
+            return jax.tree.map(lambda x: x[lanes], group.rules), state
+
+        count, devices = len(group.active), 1 if self.mesh is None else self.mesh.size
+        most = self.block or devices * most_lanes(one, key, *jax.tree.map(lambda x: x[0], given(np.zeros(1, int))))
+        blocks = -(-count // most)
+        size = -(-count // blocks)
+        size += -size % devices
+        self.blocks = max(self.blocks, blocks)
+        call = _mapping(one, key, self.mesh)
+        # The last block is filled up with lanes that are thrown away, so that all blocks are the same program.
+        made = [call(*given(np.resize(np.arange(first, min(first + size, count)), size))) for first in range(0, count, size)]
+        if len(made) == 1 and size == count:
+            return made[0]
+        return jax.tree.map(lambda *parts: _joined(parts)[:count], *made)
+
+    def _scores(self, results: Any) -> np.ndarray:
+        """Of shape (lanes,); inf where a run failed or has no finite score."""
+        if self.score is not None:
+            scores = jax.vmap(self.score)(results)
+        elif isinstance(results, Result):
+            scores = results.value
+        else:
+            scores = results
+        if not hasattr(scores, "shape") or np.ndim(scores) != 1:
+            what = "score" if self.score is not None else "run"
+            wanted = "a scalar" if self.score is not None else "a Result or a scalar, or a score: type score=lambda result: ..."
+            raise TypeError(f"sweep: {what} returned {_kind(scores)} for a lane; wanted {wanted}.")
+        found = np.array(scores, np.float64)
+        failed = np.isin(np.asarray(results.code), FAILED) if isinstance(results, Result) else False
+        return np.where(np.isnan(found) | failed, np.inf, found)
+
+
+def _mapping(one, key, mesh):
+    if mesh is None:
+        return jax.vmap(functools.partial(one, key))
+    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)  # with automatic axes, so that results can be indexed as other arrays
+    lanes = PartitionSpec(mesh.axis_names)
+    spread = jax.shard_map(jax.vmap(one, (None, 0, 0)), mesh=mesh, in_specs=(PartitionSpec(), lanes, lanes), out_specs=lanes, check_vma=False)
+    put = lambda trees, spec: jax.device_put(trees, jax.sharding.NamedSharding(mesh, spec))  # noqa: E731
+    return lambda *given: jax.jit(spread)(put(key, PartitionSpec()), *put(given, lanes))
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Blocks one after another, in the memory of the host."""
+    return jnp.concatenate([jax.device_put(x, jax.devices("cpu")[0]) for x in parts])
+
+
+def _put(old: Any, new: Any, lanes: np.ndarray) -> Any:
+    """The new results in the place of the old ones, both filled up to the longer of the two where histories are of different lengths."""
+    if isinstance(new, Result):
+        earlier = {name: np.asarray(column)[lanes] for name, column in old.history.items()}
+        new = dataclasses.replace(new, history=_whole_history(earlier, {name: np.asarray(column) for name, column in new.history.items()}))
+
+    def put(old, new):
+        shape = tuple(np.maximum(old.shape[1:], new.shape[1:]))
+        return _filled(old, shape).at[jnp.asarray(lanes)].set(_filled(new, shape))
+
+    return jax.tree.map(put, old, new)
+
+
+def _whole_history(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Both histories, one after the other, of arrays of shape (lanes, seeds, records): resumed runs record what they do themselves."""
+    first = np.where(new["step"] < 0, np.iinfo(np.int32).max, new["step"]).min(2, keepdims=True)
+    both = {name: np.concatenate([old[name], new[name]], 2) for name in new}
+    kept = np.concatenate([(old["step"] >= 0) & (old["step"] < first), new["step"] >= 0], 2)
+    order = np.argsort(~kept, 2, kind="stable")[..., : kept.sum(2).max()]
+    recorded = np.take_along_axis(kept, order, 2)
+    whole = {name: np.where(recorded, np.take_along_axis(x, order, 2), -1 if name == "step" else np.nan) for name, x in both.items()}
+    return {name: jnp.asarray(x, new[name].dtype) for name, x in whole.items()}
+
+
+def _filled(x, shape: tuple[int, ...]):
+    if x.shape[1:] == shape:
+        return x
+    more = [(0, 0), *((0, wanted - had) for wanted, had in zip(shape, x.shape[1:], strict=True))]
+    return jnp.pad(x, more, constant_values=jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else -1)
+
+
+def _halved(states: list[_Group], keep: float) -> list[_Group]:
+    """The lanes that go on: the best share of those still running, by the means over seeds; those without a finite score never."""
+    means = np.concatenate([state.scores.mean(1)[state.active] for state in states])
+    ranked = np.sort(means[np.isfinite(means)])
+    most = max(1, int(np.ceil(keep * len(means))))
+    order = np.argsort(means, kind="stable")[: min(most, len(ranked))]
+    goes_on = np.isin(np.arange(len(means)), order)
+    found, first = [], 0
+    for state in states:
+        mine = goes_on[first : first + len(state.active)]
+        first += len(state.active)
+        dropped = state.dropped.copy()
+        dropped[state.active[~mine]] = True
+        found.append(state._replace(active=state.active[mine], dropped=dropped))
+    return found
+
+
+def _named_stopped(state: _Group) -> Any:
+    """The results, where lanes that were dropped say so."""
+    if not isinstance(state.results, Result):
+        return state.results
+    stopped = jnp.asarray(state.dropped)[:, None] & (state.results.code == Status.MAX_STEPS)
+    return dataclasses.replace(state.results, code=jnp.where(stopped, jnp.int32(Status.STOPPED), state.results.code))
+
+
+def _arguments(groups: list[Any]) -> dict[str, list[Any]]:
+    """Argument -> its values over all lanes, of those that differ."""
+    each = [{name: _column(value, count_of(group)) for name, value in columns(group).items()} for group in groups]
+    names = list(dict.fromkeys(name for columns in each for name in columns))
+    whole = {name: [x for columns, group in zip(each, groups, strict=True) for x in columns.get(name, [None] * count_of(group))] for name in names}
+    return {name: column for name, column in whole.items() if len(column) == 1 or any(x != column[0] for x in column)}
+
+
+def _column(value: Any, count: int) -> list[Any]:
+    if np.ndim(value) == 0:
+        return [value] * count
+    array = np.asarray(value)
+    if array.ndim == 1:
+        return [float(f"{x:.7g}") if array.dtype.itemsize < 8 and array.dtype.kind not in "iub" else x.item() for x in array]
+    return [tuple(np.ravel(x).tolist()) for x in array]
+
+
+def _checked_lanes(group: Any) -> Any:
+    """The group with every leaf an array with the axis of lanes; single numbers are the same in all of them."""
+    leaves = jax.tree.leaves(group)
+    if not leaves or not all(is_array(x) for x in leaves):
+        raise TypeError(f"sweep: rules holds {group!r}; wanted numbers with a leading axis of lanes: type gdjax.grid(gdjax.sgd, learning_rate=[0.01, 0.1]).")
+    counts = {np.shape(x)[0] for x in leaves if np.ndim(x)}
+    if len(counts) != 1 or 0 in counts:
+        had = "no axis of lanes" if not counts else f"leading axes of {', '.join(map(str, sorted(counts)))}"
+        raise ValueError(f"sweep: the leaves of {group!r} have {had}; wanted one length for all: type gdjax.grid(gdjax.sgd, learning_rate=[0.01, 0.1]).")
+    (count,) = counts
+    return jax.tree.map(lambda x: jnp.asarray(x) if np.ndim(x) else jnp.full(count, x), group)
+
+
+def _checked_keys(keys: Any) -> tuple[Any, ...]:
+    if np.ndim(keys) == 0 or len(keys) == 0:
+        raise TypeError(f"sweep: keys is {keys!r}; wanted seeds or an array of keys, one at least: type keys=range(4).")
+    return tuple(x if isinstance(x, (int, np.integer)) else check_key(x, "keys hold one per seed") for x in keys)
+
+
+def _checked_rungs(run: Any, rungs: Any, keep: Any, keyed: bool) -> tuple[int, ...]:
+    if not callable(run):
+        raise TypeError(f"sweep: run is {run!r}; wanted a function of a rule: type lambda rule: gdjax.fit(..., rule, ...).")
+    if not isinstance(keep, (int, float)) or not 0 < keep < 1:
+        raise ValueError(f"sweep: keep is {keep!r}; wanted a share between 0 and 1: type keep=1/3.")
+    if rungs is None:
+        return ()
+    steps = tuple(int(x) for x in rungs) if np.ndim(rungs) == 1 else ()
+    if not steps or steps[0] < 1 or any(b <= a for a, b in itertools.pairwise(steps)) or any(a != b for a, b in zip(steps, rungs, strict=True)):
+        raise ValueError(f"sweep: rungs is {rungs!r}; wanted numbers of steps, increasing: type rungs=(100, 300, 900).")
+    if not _takes(run, "steps"):
+        taken = "rule, key" if keyed else "rule"
+        raise TypeError(f"sweep: run takes no steps, which rungs need; type lambda {taken}, steps, resume=None: gdjax.fit(..., steps=steps, resume=resume).")
+    return steps
+
+
+def _checked_block(block: Any, mesh: Any) -> int | None:
+    if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
+        raise TypeError(f'sweep: mesh is {mesh!r}; wanted a jax.sharding.Mesh: type mesh=jax.make_mesh((len(jax.devices()),), ("lanes",)).')
+    if block is not None and (not isinstance(block, (int, np.integer)) or isinstance(block, bool) or block < 1):
+        raise ValueError(f"sweep: block is {block!r}; wanted a whole number of lanes, 1 at least, or None: type block=64.")
+    return None if block is None else int(block)
+
+
+def _takes(function: Any, name: str) -> bool:
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _kind(x: Any) -> str:
+    return f"an array of shape {np.shape(x)[1:]}" if hasattr(x, "shape") else type(x).__name__
