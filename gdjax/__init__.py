@@ -3,7 +3,8 @@
 from gdjax import _fit as _fit_module, _minimize as _minimize_module, plot as plot, sampling as sampling, schedules as schedules, stop as stop
 from gdjax._fit import evaluate as evaluate, fit as fit
 from gdjax._minimize import minimize as minimize
-from gdjax._sweep import Sweep as Sweep, sweep as sweep
+from gdjax._sweep import multistart as multistart, sweep as sweep
+from gdjax.diagnose import range_test as range_test, smoothness as smoothness, suggest as suggest
 from gdjax.loop import Descent as Descent, descent as descent
 from gdjax.objective import finite_sum as finite_sum
 from gdjax.result import Result as Result, Status as Status

@@ -114,7 +114,7 @@ def grid(factory, **axes: Any) -> Any:
         raise ValueError(f"grid: {', '.join(empty)} has no values; wanted at least one: type {empty[0]}=[0.1].")
     if (lanes := math.prod(map(len, values.values()))) > MOST_LANES:
         raise ValueError(f"grid: {lanes} combinations; wanted {MOST_LANES} at most: try fewer values, or gdjax.sample.")
-    return _stacked([factory(**dict(zip(values, combination, strict=True))) for combination in itertools.product(*values.values())])
+    return stacked([factory(**dict(zip(values, combination, strict=True))) for combination in itertools.product(*values.values())])
 
 
 def sample(factory, count: int, key: Any, **axes: Any) -> Any:
@@ -153,7 +153,7 @@ def sample(factory, count: int, key: Any, **axes: Any) -> Any:
         raise TypeError(f"sample: {wrong[0]} is a list; wanted a distribution or one value: type {wrong[0]}=gdjax.sampling.choice([...]), or take gdjax.grid.")
     keys = jax.random.split(check_key(key, "sample draws at random"), len(axes) + 1)
     drawn = {name: _draw(x, int(count), k) if isinstance(x, Distribution) else [x] * int(count) for k, (name, x) in zip(keys[1:], axes.items(), strict=True)}
-    return _stacked([factory(**{name: column[lane] for name, column in drawn.items()}) for lane in range(int(count))])
+    return stacked([factory(**{name: column[lane] for name, column in drawn.items()}) for lane in range(int(count))])
 
 
 def _draw(distribution: Distribution, count: int, key) -> list[Any]:
@@ -180,8 +180,8 @@ def _is_axis(x: Any) -> bool:
     return hasattr(x, "ndim") and np.ndim(x) == 1
 
 
-def _stacked(rules: Sequence[Any]) -> Any:
-    """The rules of each structure as one, in the order in which structures first come; the only one by itself."""
+def stacked(rules: Sequence[Any]) -> Any:
+    """The rules of each structure as one with an axis of lanes, in the order in which structures first come; the only one by itself."""
     groups: dict[Any, list[Any]] = {}
     for each in rules:
         leaves, structure = jax.tree.flatten(each)

@@ -26,7 +26,7 @@ LAYERS = {
     "loop": 4,
     "_minimize": 5,
     "_fit": 5,
-    "_sweep": 6,
+    "_sweep": 5.5,
     "diagnose": 6,
     "checkpoint": 6,
     "quantize": 6,

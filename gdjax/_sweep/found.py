@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 
 from gdjax.result import Result, Status
+from gdjax.sampling import columns
 
 BEST = 10  # lanes that print(sweep) shows
 
@@ -35,7 +37,6 @@ class Sweep:
         results: what the runs returned, with an axis of lanes (and one of seeds after it); likewise a list where the structures of the rules differ. Where
             lanes were dropped, records that they did not reach are NaN (their steps −1).
         scores: float64 of shape (lanes,) or (lanes, seeds); the lower the better, inf for lanes that failed.
-        arguments: argument -> list of its values, one per lane, for those that differ between lanes.
         keys: the seeds, or None.
         rungs: what the lanes were given: lanes left after each rung of successive halving, by its steps.
         blocks: how many programs' worth of lanes were run one after another, at most.
@@ -46,13 +47,17 @@ class Sweep:
     rules: Any
     results: Any
     scores: np.ndarray
-    arguments: dict[str, list[Any]]
     keys: tuple[Any, ...] | None
     rungs: dict[int, int]
     blocks: int
 
     def __len__(self):
         return len(self.scores)
+
+    @functools.cached_property
+    def arguments(self) -> dict[str, list[Any]]:
+        """Argument -> its values, one per lane, of those that differ between lanes."""
+        return _arguments(groups_of(self.rules))
 
     @property
     def means(self) -> np.ndarray:
@@ -123,7 +128,7 @@ class Sweep:
             ImportError: rich was asked for and is missing.
         """
         header, body = self._cells(self.order()[: len(self) if rows is None else rows])
-        return _rich(header, body) if rich else _text(header, body)
+        return _rich(header, body) if rich else text_table(header, body)
 
     def _cells(self, lanes: Iterable[int]) -> tuple[list[str], list[list[str]]]:
         spread = self.keys is not None and len(self.keys) > 1
@@ -166,6 +171,23 @@ def count_of(group: Any) -> int:
     return jax.tree.leaves(group)[0].shape[0]
 
 
+def _arguments(groups: list[Any]) -> dict[str, list[Any]]:
+    """Argument -> its values over all lanes, of those that differ."""
+    each = [{name: _column(value, count_of(group)) for name, value in columns(group).items()} for group in groups]
+    names = list(dict.fromkeys(name for columns in each for name in columns))
+    whole = {name: [x for columns, group in zip(each, groups, strict=True) for x in columns.get(name, [None] * count_of(group))] for name in names}
+    return {name: column for name, column in whole.items() if len(column) == 1 or any(x != column[0] for x in column)}
+
+
+def _column(value: Any, count: int) -> list[Any]:
+    if np.ndim(value) == 0:
+        return [value] * count
+    array = np.asarray(value)
+    if array.ndim == 1:
+        return [float(f"{x:.7g}") if array.dtype.itemsize < 8 and array.dtype.kind not in "iub" else x.item() for x in array]
+    return [tuple(np.ravel(x).tolist()) for x in array]
+
+
 def _seed(key: Any) -> Any:
     return key if isinstance(key, (int, np.integer)) else tuple(np.asarray(jax.random.key_data(key)).tolist())
 
@@ -176,7 +198,8 @@ def _show(x: Any) -> str:
     return ", ".join(_show(y) for y in x[:3]) + (", …" if len(x) > 3 else "") if isinstance(x, tuple) else str(x)
 
 
-def _text(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def text_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Columns, aligned to the right."""
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *body])
 

@@ -21,7 +21,6 @@ from gdjax.data import check_key
 from gdjax.loop import host
 from gdjax.parts.lane_bytes import most_lanes
 from gdjax.result import Result, Status
-from gdjax.sampling import columns
 
 FAILED = (Status.DIVERGED, Status.NONFINITE)
 
@@ -94,7 +93,7 @@ def sweep(
     if seeds is None:
         scores, results = scores[:, 0], [jax.tree.map(lambda x: x[:, 0], r) for r in results]
     several = isinstance(rules, list)
-    return Sweep(groups if several else groups[0], results if several else results[0], scores, _arguments(groups), seeds, left, go.blocks)
+    return Sweep(groups if several else groups[0], results if several else results[0], scores, seeds, left, go.blocks)
 
 
 class _Group(NamedTuple):
@@ -246,23 +245,6 @@ def _named_stopped(state: _Group) -> Any:
     return dataclasses.replace(state.results, code=jnp.where(stopped, jnp.int32(Status.STOPPED), state.results.code))
 
 
-def _arguments(groups: list[Any]) -> dict[str, list[Any]]:
-    """Argument -> its values over all lanes, of those that differ."""
-    each = [{name: _column(value, count_of(group)) for name, value in columns(group).items()} for group in groups]
-    names = list(dict.fromkeys(name for columns in each for name in columns))
-    whole = {name: [x for columns, group in zip(each, groups, strict=True) for x in columns.get(name, [None] * count_of(group))] for name in names}
-    return {name: column for name, column in whole.items() if len(column) == 1 or any(x != column[0] for x in column)}
-
-
-def _column(value: Any, count: int) -> list[Any]:
-    if np.ndim(value) == 0:
-        return [value] * count
-    array = np.asarray(value)
-    if array.ndim == 1:
-        return [float(f"{x:.7g}") if array.dtype.itemsize < 8 and array.dtype.kind not in "iub" else x.item() for x in array]
-    return [tuple(np.ravel(x).tolist()) for x in array]
-
-
 def _checked_lanes(group: Any) -> Any:
     """The group with every leaf an array with the axis of lanes; single numbers are the same in all of them."""
     leaves = jax.tree.leaves(group)
@@ -277,7 +259,7 @@ def _checked_lanes(group: Any) -> Any:
 
 
 def _checked_keys(keys: Any) -> tuple[Any, ...]:
-    if np.ndim(keys) == 0 or len(keys) == 0:
+    if not hasattr(keys, "__len__") or getattr(keys, "ndim", 1) == 0 or len(keys) == 0:
         raise TypeError(f"sweep: keys is {keys!r}; wanted seeds or an array of keys, one at least: type keys=range(4).")
     return tuple(x if isinstance(x, (int, np.integer)) else check_key(x, "keys hold one per seed") for x in keys)
 
