@@ -168,7 +168,124 @@ def _furnish(ax: Any, x: str, names: Sequence[str], log: bool, ceiling: float | 
     ax.set_yscale("log" if log else "linear")
     if ceiling is not None:
         ax.set_ylim(top=ceiling)
+    return _plain(ax)
+
+
+def range_test(found: Any, ax: Any = None):
+    """Draws a range test: the loss against the learning rate, with the suggestion, and where all was lost.
+
+    Args:
+        found: what ``gdjax.range_test`` returned; with an axis of seeds, from ``vmap``, one line per seed.
+        ax: matplotlib axes to draw on; without it, new ones.
+
+    Returns:
+        The matplotlib axes.
+
+    Raises:
+        ImportError: matplotlib is missing.
+
+    Example:
+        >>> import gdjax, jax.numpy as jnp
+        >>> import matplotlib; matplotlib.use("Agg")
+        >>> ax = gdjax.plot.range_test(gdjax.range_test(lambda w: jnp.sum(w**2), jnp.ones(2), make_rule=gdjax.gd))
+        >>> ax.get_xlabel(), ax.get_xscale()
+        ('learning rate', 'log')
+    """
+    plt = _pyplot()
+    ax = plt.subplots(figsize=(7.0, 4.5), layout="constrained")[1] if ax is None else ax
+    rates, values, smoothed = (np.atleast_2d(np.asarray(x, np.float64)) for x in (found.learning_rates, found.values, found.smoothed))
+    suggestions, ends = np.atleast_1d(np.asarray(found.suggestion)), np.atleast_1d(np.asarray(found.diverged_at))
+    several = len(values) > 1
+    for lane, (x, y, mean) in enumerate(zip(rates, values, smoothed, strict=True)):
+        color = f"C{lane % 10}" if several else "C0"
+        ax.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
+        ax.plot(x, mean, color=color, linewidth=1.8)
+        if np.isfinite(suggestions[lane]):
+            label = None if lane else f"falls fastest: {suggestions[lane]:.3g}" if not several else "falls fastest"
+            ax.plot(suggestions[lane], np.interp(np.log(suggestions[lane]), np.log(x), mean), "o", color=color, markersize=9, label=label)
+        if np.isfinite(ends[lane]):
+            label = None if lane else f"lost from {ends[lane]:.3g} on" if not several else "lost"
+            ax.axvline(ends[lane], color="tab:red", linestyle=":", linewidth=1.2, label=label)
+    low, first = float(np.nanmin(smoothed)), float(np.nanmax(values[:, 0]))
+    room = 0.3 * max(first - low, 1e-3 * abs(first), 1e-12)
+    ax.set_ylim(low - room / 3, first + room)
+    ax.set(xlabel="learning rate", ylabel="loss", xscale="log")
+    return _plain(ax)
+
+
+def sweep(found: Any, x: str | None = None, ax: Any = None):
+    """Draws the scores of a sweep against one of the arguments: a line for every setting of the others, a cross where a lane failed.
+
+    With several seeds the line is their mean, and a band goes from the least to the largest. The best lane has a ring.
+
+    Args:
+        found: a ``Sweep``.
+        x: the argument on the horizontal axis; without it, the first that is a number.
+        ax: matplotlib axes to draw on; without it, new ones.
+
+    Returns:
+        The matplotlib axes.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: no such argument, or none that is a number.
+
+    Example:
+        >>> import gdjax
+        >>> import matplotlib; matplotlib.use("Agg")
+        >>> loss = lambda w: (w - 2.0) ** 2
+        >>> rules = gdjax.grid(gdjax.sgd, learning_rate=[0.01, 0.1, 0.5], momentum=[0.0, 0.5])
+        >>> ax = gdjax.plot.sweep(gdjax.sweep(lambda rule: gdjax.minimize(loss, 0.0, rule, max_steps=10), rules))
+        >>> ax.get_xlabel(), len(ax.get_legend().texts)
+        ('learning rate', 3)
+    """
+    plt = _pyplot()
+    name = _number_argument(found, x)
+    ax = plt.subplots(figsize=(7.0, 4.5), layout="constrained")[1] if ax is None else ax
+    groups: dict[tuple, list[int]] = {}
+    for lane in range(len(found)):
+        groups.setdefault(tuple((key, column[lane]) for key, column in found.arguments.items() if key != name), []).append(lane)
+    places, scores = np.asarray(found.arguments[name], np.float64), np.asarray(found.scores, np.float64).reshape(len(found), -1)
+    colors = [f"C{i}" for i in range(len(groups))] if len(groups) <= 10 else list(plt.get_cmap(MAPS[0])(np.linspace(0.05, 0.9, len(groups))))
+    finite = scores[np.isfinite(scores)]
+    log = finite.size > 0 and finite.min() > 0 and finite.max() > 10 * finite.min()
+    top = finite.max() * 2 if log else finite.max() + 0.1 * np.ptp(finite) if finite.size else 1.0
+    for color, (others, lanes) in zip(colors, groups.items(), strict=True):
+        label = ", ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in others)
+        _draw_scores(ax, places[lanes], scores[lanes], color, label)
+    broken = ~np.isfinite(scores).all(1)
+    if broken.any():
+        ax.plot(places[broken], np.full(broken.sum(), top), "X", color="tab:red", markeredgecolor="black", markersize=8, label=f"{broken.sum()} failed")
+    if np.isfinite(found.means).any():
+        best = int(found.order()[0])
+        ax.plot(places[best], found.means[best], "o", markersize=12, markerfacecolor="none", markeredgecolor="black", label="the best")
+    wide = places.min() > 0 and places.max() > 10 * places.min()
+    ax.set(xlabel=name.replace("_", " "), ylabel="score", xscale="log" if wide else "linear", yscale="log" if log else "linear")
+    return _plain(ax, legend=len(groups) <= 10)
+
+
+def _number_argument(found: Any, x: str | None) -> str:
+    numbers = [name for name, column in found.arguments.items() if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in column)]
+    if x is not None and x not in numbers:
+        raise ValueError(f"sweep: x is {x!r}; wanted an argument that is a number in every lane: {', '.join(map(repr, numbers)) or 'there is none'}.")
+    if not numbers:
+        raise ValueError("sweep: no argument is a number in every lane; wanted one for the horizontal axis: print(found.table()) shows them all.")
+    return numbers[0] if x is None else x
+
+
+def _draw_scores(ax: Any, x: np.ndarray, scores: np.ndarray, color: Any, label: str) -> None:
+    order = np.argsort(x, kind="stable")
+    x, scores = x[order], scores[order]
+    sound = np.isfinite(scores).all(1)
+    ax.plot(x[sound], scores[sound].mean(1), "-o", color=color, markersize=4, linewidth=1.5, label=label or None)
+    if scores.shape[1] > 1:
+        ax.fill_between(x[sound], scores[sound].min(1), scores[sound].max(1), color=color, alpha=0.15, linewidth=0)
+
+
+def _plain(ax: Any, legend: bool = True) -> Any:
+    """Grid, open frame, legend where something has a name."""
     ax.grid(True, which="major", alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
+    if legend and ax.get_legend_handles_labels()[1]:
+        ax.legend(frameon=False)
     return ax

@@ -132,3 +132,60 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r'pip install "gdjax\[plot\]"'):
         plot.history(result)
+
+
+def test_range_tests_show_the_curve_the_suggestion_and_the_end():
+    found = gdjax.range_test(lambda w: jnp.sum(jnp.array([1.0, 10.0]) * w**2), jnp.ones(2), make_rule=gdjax.gd)
+    ax = plot.range_test(found)
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), np.asarray(found.learning_rates, np.float64))
+    np.testing.assert_array_equal(ax.lines[1].get_ydata(), np.asarray(found.smoothed, np.float64))
+    assert ax.lines[2].get_xdata()[0] == pytest.approx(float(found.suggestion))
+    assert ax.lines[3].get_xdata()[0] == pytest.approx(float(found.diverged_at))
+    assert words(ax) == [f"falls fastest: {float(found.suggestion):.3g}", f"lost from {float(found.diverged_at):.3g} on"]
+    low, high = ax.get_ylim()
+    assert low < np.nanmin(found.smoothed)
+    assert high < 2 * float(found.values[0])
+
+
+def test_range_tests_of_several_seeds_and_of_nothing():
+    keys = jax.random.split(jax.random.key(0), 3)
+    test = lambda key: gdjax.range_test(lambda w, x: jnp.mean((w - x) ** 2), 5.0, jnp.arange(20.0), batch_size=4, key=key)  # noqa: E731
+    ax = plot.range_test(jax.vmap(test)(keys))
+    assert words(ax) == ["falls fastest", "lost"]
+    still = plot.range_test(gdjax.range_test(loss_fn, 5.0, make_rule=gdjax.gd, low=1e-9, high=1e-8))
+    assert len(still.lines) == 2
+    assert still.get_legend() is None
+
+
+def test_sweeps_show_every_lane_and_the_failed_ones():
+    rules = gdjax.grid(gdjax.sgd, learning_rate=[0.01, 0.1, 0.4, 1.5], momentum=[0.0, 0.5])
+    found = gdjax.sweep(lambda rule: run_rule(rule), rules)
+    ax = plot.sweep(found)
+    for line, momentum in zip(ax.lines, (0.0, 0.5), strict=False):
+        lanes = [i for i in range(8) if found.arguments["momentum"][i] == momentum and np.isfinite(found.scores[i])]
+        np.testing.assert_allclose(line.get_xdata(), [found.arguments["learning_rate"][i] for i in lanes])
+        np.testing.assert_allclose(line.get_ydata(), found.scores[lanes])
+    failed = int((~np.isfinite(found.scores)).sum())
+    assert failed > 0
+    assert words(ax) == ["momentum 0", "momentum 0.5", f"{failed} failed", "the best"]
+    assert ax.get_xscale() == "log"
+    assert plot.sweep(found, x="momentum").get_xlabel() == "momentum"
+
+
+def run_rule(rule):
+    return gdjax.minimize(loss_fn, 5.0, rule, max_steps=20)
+
+
+def test_sweeps_of_seeds_have_bands_and_structures_lines():
+    x = jnp.arange(20.0)
+    fit = lambda rule, key: gdjax.fit(lambda w, x: jnp.mean((w - x) ** 2), 5.0, x, rule, batch_size=4, steps=10, key=key)  # noqa: E731
+    rules = gdjax.grid(gdjax.sgd, learning_rate=[0.01, 0.1], momentum=[None, 0.5])
+    ax = plot.sweep(gdjax.sweep(fit, rules, keys=range(3)))
+    assert len(ax.collections) == 2
+    assert words(ax) == ["momentum None", "momentum 0.5", "the best"]
+    many = plot.sweep(gdjax.sweep(run_rule, gdjax.grid(gdjax.sgd, learning_rate=[0.1, 0.2], momentum=np.linspace(0, 0.5, 12))))
+    assert many.get_legend() is None
+    with pytest.raises(ValueError, match="x is 'lr'"):
+        plot.sweep(gdjax.sweep(run_rule, gdjax.gd(jnp.array([0.1, 0.2]))), x="lr")
+    with pytest.raises(ValueError, match="no argument is a number"):
+        plot.sweep(gdjax.sweep(run_rule, gdjax.grid(gdjax.sgd, learning_rate=0.1, nesterov=[True, False], momentum=0.5)))
