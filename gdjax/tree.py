@@ -156,3 +156,9 @@ def is_traced(*trees: Tree) -> bool:
 def stop_gradient(a: Tree) -> Tree:
     """``lax.stop_gradient`` on every leaf."""
     return jax.tree.map(lax.stop_gradient, a)
+
+
+@jax.jit
+def take(a: Tree, places) -> Tree:
+    """The entries of every leaf at these places of its leading axis: one program for the tree, where indexing leaf by leaf compiles one for each."""
+    return jax.tree.map(lambda x: x[places], a)

@@ -74,3 +74,24 @@ def test_hypergradients(capsys):
     assert after < 0.95 * best < 0.2 * before
     assert unseen < 0.15 * untuned  # on other digits, in other orders
     assert "128 rules in the grid" in capsys.readouterr().out
+
+
+def test_local_minima(capsys, tmp_path):
+    least, stuck, reached, points, networks = main_of("local_minima")(tmp_path)
+    assert stuck.converged
+    assert stuck.grad_norm < 1e-3
+    assert stuck.value > least + 7  # a minimum, but by far not the least
+    assert reached["0.002 to 0"][0] == 0  # too little noise: as stuck as gradient descent
+    assert reached["0.02 to 0"][0] >= 14
+    assert reached["0.02 to 0"][1] < least + 0.5 < reached["0.02, constant"][1] - 0.5  # noise that does not fall leads everywhere
+    assert len(points) == 25  # five by five
+    assert points.minima[0].value == pytest.approx(least, abs=1e-4)
+    np.testing.assert_allclose(points.best.params, [0.0, 0.0], atol=1e-3)
+    assert any(np.allclose(each.params, stuck.params, atol=1e-3) for each in points.minima)
+    assert 200 < networks.minima[0].count < 380
+    assert [round(each.value, 2) for each in networks.minima] == [0.01, 0.52, 0.52, 0.52, 0.52]
+    assert points.failed == networks.failed == 0
+    assert (tmp_path / "local_minima.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "CONVERGED at (1.866, -1.866)" in printed
+    assert "400 starts, 25 distinct minima" in printed

@@ -32,6 +32,7 @@ LAYERS = {
     "quantize": 6,
     "plot": 7,
     "report": 7,
+    "table": 7,
     "__main__": 8,
 }
 DRIVERS = ("loop", "_minimize", "_fit", "objective", "data", "stop", "sharding")

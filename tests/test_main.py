@@ -94,7 +94,7 @@ def test_version_and_help(capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(["--help"])
     assert ended.value.code == 0
-    assert {"demo", "rules"} <= set(capsys.readouterr().out.split())
+    assert {"demo", "rules", "suggest"} <= set(capsys.readouterr().out.split())
 
 
 def test_no_command_is_an_error_that_lists_them(capsys):

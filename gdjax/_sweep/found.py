@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gdjax import tree
 from gdjax.result import Result, Status
 from gdjax.sampling import columns
 
@@ -82,8 +83,8 @@ class Sweep:
     def lane(self, index: int) -> Lane:
         """The lane of this number."""
         group, place = self._place(index)
-        rule, results = (jax.tree.map(lambda x: x[place], of[group]) for of in (groups_of(self.rules), self._results))
-        single = results if self.keys is None else jax.tree.map(lambda x: x[int(np.argmin(self.scores[index]))], results)
+        rule, results = (tree.take(of[group], place) for of in (groups_of(self.rules), self._results))
+        single = results if self.keys is None else tree.take(results, int(np.argmin(self.scores[index])))
         arguments = {name: column[index] for name, column in self.arguments.items()}
         return Lane(range(len(self))[index], arguments, rule, float(self.means[index]), single, results)
 

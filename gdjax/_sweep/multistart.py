@@ -141,13 +141,13 @@ def _default_tolerance(starts: np.ndarray, ends: np.ndarray) -> float:
 def _distinct(found: Sweep, places: np.ndarray, tolerance: float) -> list[Minimum]:
     """From the least value up, each result joins the first minimum that is near enough, or is one of its own."""
     members: list[list[int]] = []
-    centres = np.empty((0, places.shape[1]))
+    centres = np.empty_like(places)
     for lane in found.order()[: int(np.isfinite(found.scores).sum())]:
-        near = np.linalg.norm(centres - places[lane], axis=1) <= tolerance
+        near = np.linalg.norm(centres[: len(members)] - places[lane], axis=1) <= tolerance
         if near.any():
             members[int(np.argmax(near))].append(int(lane))
         else:
+            centres[len(members)] = places[lane]
             members.append([int(lane)])
-            centres = np.vstack([centres, places[lane]])
-    params = found.results.params
+    params = jax.tree.map(np.asarray, found.results.params)
     return [Minimum(jax.tree.map(lambda x: x[m[0]], params), float(found.scores[m[0]]), len(m), np.array(m)) for m in members]  # noqa: B023

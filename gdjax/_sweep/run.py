@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from gdjax import tree
 from gdjax._sweep.found import Sweep, count_of, groups_of
 from gdjax.arguments import is_array
 from gdjax.data import check_key
@@ -91,7 +92,7 @@ def sweep(
     scores = np.concatenate([state.scores for state in states])
     results = [_named_stopped(state) for state in states]
     if seeds is None:
-        scores, results = scores[:, 0], [jax.tree.map(lambda x: x[:, 0], r) for r in results]
+        scores, results = scores[:, 0], [_of_one_seed(r) for r in results]
     several = isinstance(rules, list)
     return Sweep(groups if several else groups[0], results if several else results[0], scores, seeds, left, go.blocks)
 
@@ -123,7 +124,7 @@ class _Runner:
         # Seed by seed: with a key that is not traced the order of the data is that of the run alone, and all lanes share it.
         each = [self._mapped(group, steps, resume, seed) for seed in range(1 if self.keys is None else len(self.keys))]
         scores = np.stack([self._scores(found) for found in each], 1)
-        found = jax.tree.map(lambda *seeds: jnp.stack(seeds, 1), *each)
+        found = _side_by_side(*each)
         if group.results is None:
             return group._replace(results=found, scores=scores, dropped=np.zeros(len(scores), bool))
         kept = group.scores.copy()
@@ -141,11 +142,10 @@ class _Runner:
 
         def given(places):
             lanes = group.active[places]
-            state = None if resume is None else jax.tree.map(lambda x: x[lanes, seed], resume.state)
-            return jax.tree.map(lambda x: x[lanes], group.rules), state
+            return tree.take(group.rules, lanes), None if resume is None else tree.take(resume.state, (lanes, np.full(len(lanes), seed)))
 
         count, devices = len(group.active), 1 if self.mesh is None else self.mesh.size
-        most = self.block or devices * most_lanes(one, key, *jax.tree.map(lambda x: x[0], given(np.zeros(1, int))))
+        most = self.block or devices * most_lanes(one, key, *tree.take(given(np.zeros(1, int)), 0))
         blocks = -(-count // most)
         size = -(-count // blocks)
         size += -size % devices
@@ -189,15 +189,29 @@ def _joined(parts: Sequence[Any]) -> Any:
     return jnp.concatenate([jax.device_put(x, jax.devices("cpu")[0]) for x in parts])
 
 
+@jax.jit
+def _side_by_side(*seeds: Any) -> Any:
+    return jax.tree.map(lambda *x: jnp.stack(x, 1), *seeds)
+
+
+@jax.jit
+def _of_one_seed(results: Any) -> Any:
+    return jax.tree.map(lambda x: x[:, 0], results)
+
+
 def _put(old: Any, new: Any, lanes: np.ndarray) -> Any:
     """The new results in the place of the old ones, both filled up to the longer of the two where histories are of different lengths."""
     if isinstance(new, Result):
         earlier = {name: np.asarray(column)[lanes] for name, column in old.history.items()}
         new = dataclasses.replace(new, history=_whole_history(earlier, {name: np.asarray(column) for name, column in new.history.items()}))
+    return _put_all(old, new, lanes)
 
+
+@jax.jit
+def _put_all(old: Any, new: Any, lanes) -> Any:
     def put(old, new):
         shape = tuple(np.maximum(old.shape[1:], new.shape[1:]))
-        return _filled(old, shape).at[jnp.asarray(lanes)].set(_filled(new, shape))
+        return _filled(old, shape).at[lanes].set(_filled(new, shape))
 
     return jax.tree.map(put, old, new)
 
@@ -241,8 +255,9 @@ def _named_stopped(state: _Group) -> Any:
     """The results, where lanes that were dropped say so."""
     if not isinstance(state.results, Result):
         return state.results
-    stopped = jnp.asarray(state.dropped)[:, None] & (state.results.code == Status.MAX_STEPS)
-    return dataclasses.replace(state.results, code=jnp.where(stopped, jnp.int32(Status.STOPPED), state.results.code))
+    code = np.asarray(state.results.code)
+    stopped = state.dropped[:, None] & (code == Status.MAX_STEPS)
+    return dataclasses.replace(state.results, code=jnp.asarray(np.where(stopped, np.int32(Status.STOPPED), code)))
 
 
 def _checked_lanes(group: Any) -> Any:

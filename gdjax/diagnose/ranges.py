@@ -135,7 +135,8 @@ def range_test(
 def _test(objective, make_rule, sizes: tuple, problem: Problem, low, high) -> RangeTest:
     steps, batch_size, count = sizes
     rates = low * (high / low) ** (jnp.arange(steps, dtype=jnp.float32) / (steps - 1))
-    order, inner, some = (None,) * 3 if problem.key is None else jax.random.split(problem.key, 3)
+    keys: Any = (None,) * 3 if problem.key is None else jax.random.split(problem.key, 3)
+    order, inner, some = keys
     batches = _Batches(objective, problem, inner)
     if batch_size is not None:
         watched = jax.random.choice(some, count, (min(max(WATCHED * batch_size, WATCHED_LEAST), count),), replace=False)
@@ -196,7 +197,7 @@ def _judged(rates, values) -> RangeTest:
     first, fell = values[0], values[0] - smoothed[lowest]
     moved = fell > MOVED * jnp.maximum(jnp.abs(first), fell)
     # Rates are evenly spaced in the logarithm, so that differences are derivatives with respect to it.
-    slope = jnp.gradient(smoothed)
+    slope: Any = jnp.gradient(smoothed)
     steepest = jnp.argmin(jnp.where((place <= lowest) & jnp.isfinite(slope), slope, jnp.inf))
     lost = (place > lowest) & ~(values < first + MOVED * jnp.abs(first)) | ~seen & (place > 0)
     diverged = jnp.any(lost)
