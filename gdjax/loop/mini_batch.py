@@ -384,9 +384,15 @@ def traced(plan: Plan, options: Options, rule, params, data, key, model_state, s
     each = every or per_epoch
     capacity = max(-(-steps // each), 1)
     run, shown = _whole(plan, options, rule, params, arrays(data), rows, key, model_state, stop, arrays(validation), progress, capacity)
+    reasons = (*(m.factory.__name__ for m in (stop.members() if stop else ())), "patience", "callback", "time_limit")
+    return _result(plan, run, shown, arrays(rule), arrays(data), capacity, reasons)
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "capacity", "reasons"))
+def _result(plan: Plan, run, shown, rule, data, capacity: int, reasons) -> Result:
+    # One program: under an uncompiled vmap every operation here would be compiled by itself.
     filled = jnp.arange(capacity) < shown.rows
     history = {"step": jnp.where(filled, shown.steps, -1)}
     history |= {name: jnp.where(filled, shown.history[:, i], jnp.nan) for i, name in enumerate(plan.names)}
-    reasons = (*(m.factory.__name__ for m in (stop.members() if stop else ())), "patience", "callback", "time_limit")
     state = Resumable(run.progress, history)
-    return finish(plan, run.progress, judged(run.progress), run.code, run.reason, run.aux, arrays(rule), arrays(data), history, state, reasons)
+    return finish(plan, run.progress, judged(run.progress), run.code, run.reason, run.aux, rule, data, history, state, reasons)

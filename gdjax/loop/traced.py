@@ -56,11 +56,14 @@ def run(*, objective, rule, params, batch, stop, max_steps, names, record_every,
         solution, rest = _solution(lanes.compacted(*_compactable(static), static.max_steps + 1, EVERY_LOOK, inputs, batch))
     else:
         solution, rest = (_whole if static.unroll else _implicit)(static, inputs, batch)
-    made = _put(rest, solution)
     first = 0 if resume is None else resume.progress.state.step
-    history = _columns(made, static, first)
-    reasons = tuple(m.factory.__name__ for m in stop.members())
-    return finish(made, objective, jax.tree.map(jnp.asarray, rule), batch, history, reasons)
+    return _finished(static, _put(rest, solution), inputs.rule, batch, first, tuple(m.factory.__name__ for m in stop.members()))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _finished(static: Static, made, rule, batch, first, reasons: tuple[str, ...]) -> Result:
+    # One program: under an uncompiled vmap every operation here would be compiled by itself.
+    return finish(made, static.objective, rule, batch, _columns(made, static, first), reasons)
 
 
 def _hoisted(objective, params, batch):
