@@ -106,6 +106,17 @@ def test_batches_each_by_itself():
     np.testing.assert_allclose(np.sort(single.largest), np.sort(each), rtol=1e-4)
 
 
+def test_batch_sharpness():
+    found = gdjax.smoothness(least_squares, START, DATA, batch_size=1, batches=60, key=3)
+    design = np.column_stack([np.ones(60), np.asarray(X, float)])
+    residual = -np.asarray(DATA[1], float)  # at params of 0
+    gradients = 2 * residual[:, None] * design
+    above = np.sum(2 * np.sum(design * gradients, 1) ** 2)  # gᵀ (2 x xᵀ) g
+    np.testing.assert_allclose(found.batch_sharpness, above / np.sum(gradients**2), rtol=1e-4)
+    whole = gdjax.smoothness(least_squares, START, DATA)
+    np.testing.assert_allclose(whole.batch_sharpness, whole.along_gradient, rtol=1e-6)
+
+
 def test_noise_aux_and_model_state():
     noisy = lambda w, batch, key: (least_squares(w, batch) + jax.random.normal(key) * jnp.vdot(w["slope"], w["slope"]), {"n": 1.0})  # noqa: E731
     found = gdjax.smoothness(noisy, START, DATA, has_aux=True, stochastic=True, key=2)

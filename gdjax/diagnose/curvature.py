@@ -63,6 +63,12 @@ class Smoothness:
         return jnp.where(jnp.isnan(limit), jnp.inf, limit)
 
     @property
+    def batch_sharpness(self) -> Any:
+        """E[gᵀHg] / E[‖g‖²] over the batches, each with its own H and g. SGD with learning rate h settles where it is about 2/h; with momentum, 2(1 − β)/h."""
+        weights = jnp.square(self.grad_norm)
+        return jnp.sum(weights * self.along_gradient) / jnp.sum(weights)
+
+    @property
     def condition_number(self) -> Any:
         """L / μ, from below; inf where the smallest curvature is not told from 0, or is negative."""
         return jnp.where(self.smallest > self.rounding, self.largest / jnp.where(self.smallest > self.rounding, self.smallest, 1), jnp.inf)
@@ -136,7 +142,8 @@ def smoothness(
         10.000 1.000 0.200 10.00
 
     Reference:
-        Lanczos 1950; error bounds: Parlett, The Symmetric Eigenvalue Problem, 1980, ch. 13. Stability with momentum: Cohen et al. 2021, arXiv:2103.00065.
+        Lanczos 1950; error bounds: Parlett, The Symmetric Eigenvalue Problem, 1980, ch. 13. Stability with momentum: Cohen et al. 2021, arXiv:2103.00065; of
+        batches: arXiv:2604.14108.
     """
     objective, problem, count = checked("smoothness", loss_fn, params, data, batch_size, key, has_aux, stochastic, model_state)
     check_count("iterations", iterations, 1)
