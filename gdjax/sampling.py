@@ -109,7 +109,7 @@ def grid(factory, **axes: Any) -> Any:
         2
     """
     factory = _factory("grid", factory, axes)
-    values = {name: list(x) if _is_axis(x) else [x] for name, x in axes.items()}
+    values = {name: _as_floats(list(x)) if _is_axis(x) else [x] for name, x in axes.items()}
     if empty := [name for name, x in values.items() if not x]:
         raise ValueError(f"grid: {', '.join(empty)} has no values; wanted at least one: type {empty[0]}=[0.1].")
     if (lanes := math.prod(map(len, values.values()))) > MOST_LANES:
@@ -174,6 +174,13 @@ def _factory(name: str, factory: Any, axes: dict[str, Any]) -> Any:
     return lift(factory)
 
 
+def _as_floats(values: list[Any]) -> list[Any]:
+    """Whole numbers beside others are numbers too, not structure: [1, 0.1] is [1.0, 0.1]."""
+    whole = [isinstance(x, (int, np.integer)) and not isinstance(x, bool) for x in values]
+    mixed = any(map(is_number, values)) and not all(whole)
+    return [float(x) if mixed and flag else x for x, flag in zip(values, whole, strict=True)]
+
+
 def _is_axis(x: Any) -> bool:
     if isinstance(x, (list, range)) or (isinstance(x, tuple) and not isinstance(x, Call) and not hasattr(x, "_fields")):
         return True
@@ -214,3 +221,7 @@ def _named(x: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any
             yield from _named(value, (*path[:-1], value.factory.__name__) if inner else (*path, str(index)))
     elif x is None or isinstance(x, (bool, int, str)) or is_number(x):
         yield path, x
+    elif not callable(x) or any(map(is_number, jax.tree.leaves(x))):
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(x):
+            if is_number(leaf):
+                yield (*path, *(jax.tree_util.keystr((key,), simple=True) for key in keys)), leaf

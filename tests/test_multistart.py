@@ -93,7 +93,16 @@ def test_pytrees_fits_and_blocks():
     assert whole.results.params["a"].shape == (10, 1, 2)
 
 
+def test_params_that_are_lists():
+    start = lambda key: [(jax.random.normal(key, (2, 2)), jnp.zeros(2)), jax.random.normal(key, ())]  # noqa: E731
+    bowl = lambda p: jnp.sum(p[0][0] ** 2) + jnp.sum((p[0][1] - 1) ** 2) + p[1] ** 2  # noqa: E731
+    found = gdjax.multistart(lambda p: gdjax.minimize(bowl, p, gdjax.gd(0.1)), start, 5, key=0)
+    assert len(found) == 1
+    np.testing.assert_allclose(found.best.params[0][1], 1, atol=1e-4)
+
+
 BAD = [
+    (lambda: gdjax.multistart(descend, uniform, 5, key=0, compare=3), TypeError, "compare"),
     (lambda: gdjax.multistart(descend, uniform, 0, key=0), ValueError, "count"),
     (lambda: gdjax.multistart(descend, uniform, 5, key=None), ValueError, "key"),
     (lambda: gdjax.multistart(descend, jnp.zeros(3), 5, key=0), TypeError, "params_sampler"),

@@ -94,7 +94,7 @@ def test_it_says_when_nothing_moved():
     peak = gdjax.range_test(lambda w: jnp.sum(jnp.abs(w)), jnp.zeros(2) + 1e-9, make_rule=gdjax.normalized, low=1e-3, high=10.0)
     assert not bool(peak.moved)
     assert bool(peak.diverged)
-    assert "fell nowhere" in str(peak)
+    assert "before that fell by less than a thousandth" in str(peak)
 
 
 def test_negative_losses_and_losses_that_break():
@@ -127,7 +127,21 @@ def test_finite_sums_aux_noise_and_16_bits():
     assert bool(small.moved)
 
 
+def test_constant_losses_offsets_and_wide_ranges():
+    still = gdjax.range_test(lambda w: 0 * jnp.sum(w), jnp.ones(2))
+    assert not bool(still.moved)
+    assert not bool(still.diverged)
+    offset = gdjax.range_test(lambda w: bowl(w) + 1000.0, jnp.ones(2), make_rule=gdjax.gd)
+    assert bool(offset.moved)
+    wide = gdjax.range_test(bowl, jnp.ones(2), make_rule=gdjax.gd, low=1e-30, high=1e30)
+    np.testing.assert_allclose(wide.learning_rates[[0, 50, -1]], [1e-30, 10 ** (-30 + 60 * 50 / 99), 1e30], rtol=1e-4)
+    assert "moved in none" in str(jax.vmap(lambda w: gdjax.range_test(bowl, w, make_rule=gdjax.gd))(jnp.full((2, 2), jnp.nan)))
+
+
 BAD = [
+    (lambda: gdjax.range_test(bowl, jnp.ones(2), low=1e-50), ValueError, "low"),
+    (lambda: gdjax.range_test(bowl, jnp.ones(2), low=jnp.array([1e-3, 1e-2])), ValueError, "vmap"),
+    (lambda: gdjax.range_test(gdjax.finite_sum(lambda w, e: (e[0] @ w - e[1]) ** 2), jnp.zeros(5), (X, Y), gdjax.saga), ValueError, "only fit offers"),
     (lambda: gdjax.range_test(bowl, jnp.ones(2), low=0.0), ValueError, "low"),
     (lambda: gdjax.range_test(bowl, jnp.ones(2), low=float("nan")), ValueError, "low"),
     (lambda: gdjax.range_test(bowl, jnp.ones(2), low=1.0, high=0.1), ValueError, "low < high"),

@@ -72,6 +72,11 @@ def test_columns_are_named_by_their_path():
     assert list(columns(jnp.ones(2))) == ["value"]
 
 
+def test_whole_numbers_beside_others_are_numbers():
+    rules = gdjax.grid(gdjax.sgd, learning_rate=[1, 2, 0.1])
+    np.testing.assert_allclose(rules.arguments["learning_rate"], [1, 2, 0.1])
+
+
 BAD = [
     (lambda: gdjax.grid(gdjax.sgd), ValueError, "no arguments"),
     (lambda: gdjax.grid(gdjax.sgd, learning_rate=[]), ValueError, "no values"),

@@ -58,6 +58,13 @@ def test_few_iterations_bound_from_inside_and_say_how_far():
         np.testing.assert_allclose([exact.smallest, exact.largest], [0.01, 10], rtol=1e-9)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-10, 1e10, 1e19, 1e30])
+def test_curvatures_of_any_scale(scale):
+    found = gdjax.smoothness(lambda w: scale * 0.5 * jnp.sum(jnp.array([1.0, 10.0]) * w**2), jnp.ones(2))
+    np.testing.assert_allclose([found.smallest / scale, found.largest / scale], [1, 10], rtol=1e-5)
+    assert float(found.condition_number) == pytest.approx(10, rel=1e-4)
+
+
 def test_no_curvature():
     found = gdjax.smoothness(lambda w: jnp.sum(w), jnp.ones(4))
     assert float(found.largest) == 0

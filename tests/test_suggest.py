@@ -1,5 +1,6 @@
 """Suggested learning rates: against rates that theory knows, against sweeps of one's own, and what is said and refused."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,7 +121,63 @@ def test_aux_and_flat_starts():
     assert "bounds no learning rate" in str(saddle)
 
 
+def test_the_losses_are_those_of_the_runs():
+    """Of two wells the lower one is found by other learning rates than the one next to the start: what converged somewhere else has another loss."""
+
+    def wells(x):
+        return (x**2 - 1) ** 2 + 0.3 * x
+
+    found = gdjax.suggest(wells, 1.6, steps=200)
+    for rate, value in zip(found.learning_rates[::3], found.values[::3], strict=True):
+        alone = gdjax.minimize(wells, 1.6, gdjax.gd(np.float32(rate)), max_steps=200)
+        if np.isfinite(value):
+            assert float(alone.value) == pytest.approx(value, abs=1e-4)
+        else:
+            assert alone.status in (gdjax.Status.DIVERGED, gdjax.Status.NONFINITE)
+    assert float(gdjax.minimize(wells, 1.6, gdjax.gd(found.learning_rate), max_steps=200).value) == pytest.approx(found.values.min(), abs=1e-3)
+
+
+@pytest.mark.parametrize("key", range(4))
+def test_trials_are_judged_by_their_own_starts(key):
+    """Starts whose losses differ by powers of ten: the learning rates do not depend on them."""
+    valley = lambda w: jnp.sum(jnp.array([1.0, 30.0]) * w**2)  # noqa: E731
+    found = gdjax.suggest(valley, lambda k: jax.random.normal(k, (2,)) * jnp.exp(3 * jax.random.normal(k, ())), steps=3, key=key)
+    assert 0.003 < found.learning_rate < 0.034
+
+
+def test_modules_that_can_be_called_are_params():
+    net = eqx.nn.MLP(4, 1, 4, 1, key=jax.random.key(0))
+    params, static = eqx.partition(net, eqx.is_inexact_array)
+    squares = lambda p, b: jnp.mean((jax.vmap(eqx.combine(p, static))(b[0])[:, 0] - b[1]) ** 2)  # noqa: E731
+    assert gdjax.suggest(squares, params, (X, Y), batch_size=16, steps=20, key=0, budget=7).value < 20
+
+
+@pytest.mark.parametrize("make", [optax.adamw, lambda h, steps: optax.sgd(optax.cosine_decay_schedule(h, steps))])
+def test_optax_factories_as_they_are(make):
+    found = gdjax.suggest(loss, jnp.zeros(4), (X, Y), make, batch_size=16, steps=20, key=0, budget=7)
+    assert 1e-3 < found.learning_rate < 20
+
+
+def test_the_edge_of_what_was_tried_is_not_sure():
+    found = gdjax.suggest(lambda w: -w, 0.0, steps=10)
+    assert found.sure == "not sure"
+    assert "at the edge" in str(found)
+
+
+def test_where_single_orders_disagree_there_are_more():
+    """A loss of which the starts decide: the seeds disagree, and it matters."""
+
+    def rough(w):
+        return jnp.sum(w**2 + 3 * (1 - jnp.cos(6 * w)))
+
+    found = gdjax.suggest(rough, lambda k: 3 * jax.random.normal(k, (2,)), steps=50, key=0)
+    assert found.evaluations > (suggestion.THOROUGH.runs + 7 * 3) * 50
+
+
 BAD = [
+    (lambda: gdjax.suggest(loss, jnp.zeros(4), (X, Y), lambda h: gdjax.dog(), batch_size=16, steps=5, key=0), TypeError, "of every learning rate"),
+    (lambda: gdjax.suggest(loss, jnp.zeros(4), (X, Y), batch_size=16, steps=5, key=0, validation=(X[:, :2], Y)), ValueError, "validation"),
+    (lambda: gdjax.suggest(lambda w: (jnp.sum(w**2), 1), jnp.ones(2), steps=5), TypeError, "has_aux"),
     (lambda: gdjax.suggest(loss, jnp.zeros(4), (X, Y), batch_size=16, steps=20), ValueError, "key"),
     (lambda: gdjax.suggest(loss, jnp.zeros(4), (X, Y), batch_size=16, steps=0, key=0), ValueError, "steps"),
     (lambda: gdjax.suggest(loss, jnp.zeros(4), (X, Y), gdjax.sgd(0.1), batch_size=16, steps=5, key=0), TypeError, "make_rule"),
@@ -128,7 +185,7 @@ BAD = [
     (lambda: gdjax.suggest(loss, jnp.zeros(4), (X, Y), batch_size=16, steps=5, key=0, budget=0), ValueError, "budget"),
     (lambda: gdjax.suggest(loss, jnp.zeros(4), iter([]), batch_size=16, steps=5, key=0), TypeError, "stream"),
     (lambda: gdjax.suggest(lambda w: jnp.sum(w**2), jnp.zeros(4), batch_size=16, steps=5, key=0), ValueError, "without data"),
-    (lambda: gdjax.suggest(lambda w: jnp.sum(jnp.log(w)), -jnp.ones(4), steps=5), ValueError, "finite start"),
+    (lambda: gdjax.suggest(lambda w: jnp.sum(jnp.log(w)), -jnp.ones(4), steps=5), ValueError, "wanted finite"),
     (lambda: jax.jit(lambda w: gdjax.suggest(lambda w: jnp.sum(w**2), w, steps=5).learning_rate)(jnp.ones(2)), ValueError, "inside jit"),
 ]
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -227,6 +228,7 @@ def test_bytes_of_loops_and_branches():
 def test_a_mesh_of_devices():
     code = """
 import jax, jax.numpy as jnp, numpy as np, gdjax, sys
+from gdjax._sweep import run as running
 sys.path.insert(0, "tests")
 import test_sweep as t
 mesh = jax.make_mesh((4,), ("lanes",))
@@ -240,6 +242,10 @@ for run in (t.by_batches, t.by_all):
 seeds = gdjax.sweep(t.by_batches, rules, keys=range(2), mesh=mesh, score=lambda result: t.loss(result.params, (t.X, t.Y)))
 alone = gdjax.sweep(t.by_batches, rules, keys=range(2), score=lambda result: t.loss(result.params, (t.X, t.Y)))
 assert (seeds.scores[:, 0] != seeds.scores[:, 1]).all()
+before = running._spread.cache_info().misses
+gdjax.sweep(t.by_all, gdjax.sgd(jnp.geomspace(0.01, 0.1, 8)), mesh=mesh)
+gdjax.sweep(t.by_all, gdjax.sgd(jnp.geomspace(0.02, 0.1, 8)), mesh=mesh)
+assert running._spread.cache_info().misses == before + 1
 np.testing.assert_allclose(np.log(seeds.scores[:8]), np.log(alone.scores[:8]), atol=0.3)  # the order of the data is another one
 whole = gdjax.sweep(t.by_all, gdjax.sgd(jnp.geomspace(0.01, 0.1, 8)), mesh=mesh)
 print(len(whole.results.value.sharding.device_set))
@@ -273,8 +279,40 @@ def test_rich_tables(monkeypatch):
         found.table(rich=True)
 
 
+def test_scores_that_are_not_finite_are_never_best():
+    identity = lambda x, steps=1: x  # noqa: E731
+    assert gdjax.sweep(identity, jnp.array([1.0, -jnp.inf, 2.0, jnp.nan])).best().index == 0
+    halved = gdjax.sweep(identity, jnp.array([-jnp.inf, 1.0, 2.0, 3.0]), rungs=(1, 2), keep=0.25)
+    assert halved.best().index == 1
+
+
+def test_rungs_of_runs_that_return_no_result_begin_anew():
+    run = lambda rule, steps, resume=None: by_batches(rule, steps=steps, resume=resume).value  # noqa: E731
+    found = gdjax.sweep(run, gdjax.sgd(jnp.asarray(RATES)), rungs=(6, 36))
+    np.testing.assert_allclose(found.best().score, by_batches(gdjax.sgd(np.float32(RATES[found.best().index]))).value, rtol=1e-4)
+
+
+def test_rules_of_several_factories_and_rules_without_numbers():
+    found = gdjax.sweep(by_all, [gdjax.grid(gdjax.gd, learning_rate=[0.001, 0.01]), gdjax.grid(gdjax.normalized, learning_rate=[0.001, 0.01]), gdjax.adgd()])
+    assert found.arguments["rule"] == ["gd", "gd", "normalized", "normalized", "adgd"]
+    np.testing.assert_allclose(found.lane(4).score, by_all(gdjax.adgd()).value, rtol=1e-4)
+    assert found.to_dict()["rule"] == found.arguments["rule"]
+
+
+def test_lanes_of_keys_and_of_named_tuples():
+    class Given(NamedTuple):
+        rate: jax.Array
+        key: jax.Array
+
+    found = gdjax.sweep(lambda g: by_batches(gdjax.sgd(g.rate), g.key), Given(jnp.array([0.01, 0.1]), jax.random.split(jax.random.key(0), 2)))
+    assert found.arguments["rate"] == [pytest.approx(0.01), pytest.approx(0.1)]
+    assert len(set(found.arguments["key"])) == 2
+    assert "rate" in str(found)
+
+
 RULES = gdjax.sgd(jnp.asarray(RATES))
 BAD = [
+    (lambda: gdjax.sweep(by_batches, RULES, score="value"), TypeError, "score is"),
     (lambda: gdjax.sweep(None, RULES), TypeError, "function of a rule"),
     (lambda: gdjax.sweep(by_batches, gdjax.sgd(0.1)), ValueError, "no axis of lanes"),
     (lambda: gdjax.sweep(by_batches, gdjax.sgd(jnp.ones(3), momentum=jnp.zeros(2))), ValueError, "leading axes of 2, 3"),

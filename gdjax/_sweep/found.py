@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gdjax import tree
+from gdjax.arguments import Call
 from gdjax.result import Result, Status
 from gdjax.sampling import columns
 
@@ -83,7 +85,7 @@ class Sweep:
     def lane(self, index: int) -> Lane:
         """The lane of this number."""
         group, place = self._place(index)
-        rule, results = (tree.take(of[group], place) for of in (groups_of(self.rules), self._results))
+        rule, results = (tree.take(of[group], place) if jax.tree.leaves(of[group]) else of[group] for of in (groups_of(self.rules), self._results))
         single = results if self.keys is None else tree.take(results, int(np.argmin(self.scores[index])))
         arguments = {name: column[index] for name, column in self.arguments.items()}
         return Lane(range(len(self))[index], arguments, rule, float(self.means[index]), single, results)
@@ -169,20 +171,25 @@ def groups_of(rules: Any) -> list[Any]:
 
 def count_of(group: Any) -> int:
     """The lanes of a group."""
-    return jax.tree.leaves(group)[0].shape[0]
+    leaves = jax.tree.leaves(group)
+    return leaves[0].shape[0] if leaves else 1
 
 
 def _arguments(groups: list[Any]) -> dict[str, list[Any]]:
     """Argument -> its values over all lanes, of those that differ."""
+    made = [group.factory.__name__ if isinstance(group, Call) else "" for group in groups]
+    kinds = {"rule": [name for name, group in zip(made, groups, strict=True) for _ in range(count_of(group))]} if len(set(made)) > 1 else {}
     each = [{name: _column(value, count_of(group)) for name, value in columns(group).items()} for group in groups]
     names = list(dict.fromkeys(name for columns in each for name in columns))
     whole = {name: [x for columns, group in zip(each, groups, strict=True) for x in columns.get(name, [None] * count_of(group))] for name in names}
-    return {name: column for name, column in whole.items() if len(column) == 1 or any(x != column[0] for x in column)}
+    return kinds | {name: column for name, column in whole.items() if len(column) == 1 or any(x != column[0] for x in column)}
 
 
 def _column(value: Any, count: int) -> list[Any]:
     if np.ndim(value) == 0:
         return [value] * count
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        value = jax.random.key_data(value)
     array = np.asarray(value)
     if array.ndim == 1:
         return [float(f"{x:.7g}") if array.dtype.itemsize < 8 and array.dtype.kind not in "iub" else x.item() for x in array]

@@ -105,13 +105,16 @@ def multistart(
         2 -1.036 ['-0.305', '0.294']
     """
     check_count("count", count, 1)
+    for name, function in (("run", run), ("compare", compare or run)):
+        if not callable(function):
+            raise TypeError(f"multistart: {name} is {function!r}; wanted a function of params.")
     if not callable(params_sampler):
         raise TypeError(f"multistart: params_sampler is {params_sampler!r}; wanted a function of a key that draws params: type jax.random.normal.")
     if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 < tolerance < np.inf):
         raise ValueError(f"multistart: tolerance is {tolerance!r}; wanted a distance above 0, or None: type tolerance=1e-3.")
     keys = jax.random.split(check_key(key, "the starts are drawn from it"), int(count))
     starts = jax.vmap(params_sampler)(keys)
-    found = sweep(run, starts, block=block, mesh=mesh)
+    found = sweep(_From(run), {"params": starts}, block=block, mesh=mesh)  # params may be a list, which to sweep would be several rules
     if not isinstance(found.results, Result):
         raise TypeError(f"multistart: run returned {type(found.results).__name__}; wanted a Result: type lambda params: gdjax.minimize(fun, params).")
     if not np.isfinite(found.scores).any():
@@ -121,6 +124,15 @@ def multistart(
         tolerance = _default_tolerance(np.asarray(_flat(starts, compare), np.float64), places)
     minima = _distinct(found, places, float(tolerance))
     return Multistart(minima, found.best().result, starts, found.results, int(np.sum(~np.isfinite(found.scores))), float(tolerance))
+
+
+class _From(NamedTuple):
+    """The run as a function of a lane of the sweep; the same for the same run, so that programs are found again."""
+
+    run: Any
+
+    def __call__(self, given):
+        return self.run(given["params"])
 
 
 def _flat(params: Params, compare) -> jax.Array:

@@ -22,6 +22,7 @@ from gdjax.data import check_key
 from gdjax.loop import host
 from gdjax.parts.lane_bytes import most_lanes
 from gdjax.result import Result, Status
+from gdjax.rule import Rule
 
 FAILED = (Status.DIVERGED, Status.NONFINITE)
 
@@ -38,16 +39,18 @@ def sweep(
 
     Args:
         run: ``run(rule)``, or ``run(rule, key)`` with ``keys``: typically a call of ``gdjax.fit`` or ``gdjax.minimize``; any function of a rule that JAX can
-            map. With ``rungs`` it also takes ``steps=``, the steps to end at, and may take ``resume=``, the state to go on from (else every rung begins anew).
+            map. With ``rungs`` it also takes ``steps=``, the steps to end at, and may take ``resume=``, the state to go on from (else, or where it returns
+            no ``Result``, every rung begins anew).
         rules: a rule whose leaves carry a leading axis of lanes: ``gdjax.sgd(jnp.geomspace(1e-3, 1, 32))``, ``gdjax.grid(...)``, ``gdjax.sample(...)``, or a
             list of such rules of different structures. Or any pytree of arrays with such an axis, such as ``{"rule": rules, "l2": l2}``.
         keys: seeds, or an array of JAX keys: every rule is run with each of them, one after the other, and judged by the mean of its scores.
         score: ``score(result) -> scalar``, the lower the better, of what ``run`` returns for one lane. Default: ``result.value`` of a ``Result``, or what
-            ``run`` returns where it is a scalar. NaN counts as inf, and so does every run that DIVERGED or ended NONFINITE.
+            ``run`` returns where it is a scalar. A score that is not finite counts as inf, and so does every run that DIVERGED or
+            ended NONFINITE.
         rungs: successive halving: steps, increasing. All lanes run to the first, the share ``keep`` with the least scores to the next, and so on; lanes without
             a finite score are dropped at once. Dropped lanes are STOPPED. Deterministic: rungs wait for all their lanes.
         keep: the share of lanes that go on from a rung, 0 < keep < 1; at least one does. Default 1/3 (Li et al.).
-        block: lanes at once. None: as many as fit in half of the memory that is free, by what a lane holds, read from its program.
+        block: lanes at once. None: as many as fit in a quarter of the memory that is free, by what a lane holds, read from its program.
         mesh: a ``jax.sharding.Mesh``: the lanes are split over all its devices, each of which goes through its own at its own pace. There,
             as under ``jax.jit``, the order of the data is drawn from the seed on the devices: another one, as random.
 
@@ -79,7 +82,7 @@ def sweep(
         raise ValueError("sweep: called inside jit, vmap or grad, where lanes cannot be looked at; map there yourself: type jax.vmap(run)(rules).")
     seeds = None if keys is None else _checked_keys(keys)
     typed = None if seeds is None else tuple(check_key(seed, "keys hold one per seed") for seed in seeds)
-    rungs = _checked_rungs(run, rungs, keep, seeds is not None)
+    rungs = _checked_rungs(run, score, rungs, keep, seeds is not None)
     go = _Runner(run, typed, score, _checked_block(block, mesh), mesh)
     states = [_Group(group, np.arange(count_of(group))) for group in groups]
     left: dict[int, int] = {}
@@ -120,7 +123,7 @@ class _Runner:
         """The active lanes as far as ``steps``, and what became of them in its place."""
         if not len(group.active):
             return group
-        resume = group.results if group.results is not None and _takes(self.run, "resume") else None
+        resume = group.results if isinstance(group.results, Result) and _takes(self.run, "resume") else None
         # Seed by seed: with a key that is not traced the order of the data is that of the run alone, and all lanes share it.
         each = [self._mapped(group, steps, resume, seed) for seed in range(1 if self.keys is None else len(self.keys))]
         scores = np.stack([self._scores(found) for found in each], 1)
@@ -136,52 +139,59 @@ class _Runner:
         options = {} if steps is None else {"steps": steps}
         key = None if self.keys is None else self.keys[seed]
 
-        def one(key, rule, state):
-            more = options if state is None else {**options, "resume": state}
-            return self.run(rule, **more) if key is None else self.run(rule, key, **more)
-
         def given(places):
             lanes = group.active[places]
-            return tree.take(group.rules, lanes), None if resume is None else tree.take(resume.state, (lanes, np.full(len(lanes), seed)))
+            return tree.take(group.rules, lanes), None if resume is None else tree.take(resume.state, (lanes, np.full(len(lanes), seed))), jnp.asarray(lanes)
 
+        one = functools.partial(_one, self.run, tuple(options.items()))
         count, devices = len(group.active), 1 if self.mesh is None else self.mesh.size
-        most = self.block or devices * most_lanes(one, key, *tree.take(given(np.zeros(1, int)), 0))
+        example = tree.take(given(np.zeros(1, int)), 0)
+        if self.blocks == 0:
+            self._check(jax.eval_shape(functools.partial(one, key), *example))
+        most = self.block or devices * most_lanes(functools.partial(one, key), *example)
         blocks = -(-count // most)
         size = -(-count // blocks)
         size += -size % devices
         self.blocks = max(self.blocks, blocks)
-        call = _mapping(one, key, self.mesh)
+        call = jax.vmap(functools.partial(one, key)) if self.mesh is None else functools.partial(_spread(self.run, tuple(options.items()), self.mesh), key)
         # The last block is filled up with lanes that are thrown away, so that all blocks are the same program.
         made = [call(*given(np.resize(np.arange(first, min(first + size, count)), size))) for first in range(0, count, size)]
         if len(made) == 1 and size == count:
             return made[0]
         return jax.tree.map(lambda *parts: _joined(parts)[:count], *made)
 
-    def _scores(self, results: Any) -> np.ndarray:
-        """Of shape (lanes,); inf where a run failed or has no finite score."""
-        if self.score is not None:
-            scores = jax.vmap(self.score)(results)
-        elif isinstance(results, Result):
-            scores = results.value
-        else:
-            scores = results
-        if not hasattr(scores, "shape") or np.ndim(scores) != 1:
+    def _check(self, result: Any) -> None:
+        """An error, before anything is run, where what the run returns for a lane has no score."""
+        scored = result.value if isinstance(result, Result) else result
+        scored = scored if self.score is None else jax.eval_shape(self.score, result)
+        if getattr(scored, "shape", None) != ():
             what = "score" if self.score is not None else "run"
             wanted = "a scalar" if self.score is not None else "a Result or a scalar, or a score: type score=lambda result: ..."
-            raise TypeError(f"sweep: {what} returned {_kind(scores)} for a lane; wanted {wanted}.")
-        found = np.array(scores, np.float64)
+            raise TypeError(f"sweep: {what} returned {_kind(scored)} for a lane; wanted {wanted}.")
+
+    def _scores(self, results: Any) -> np.ndarray:
+        """Of shape (lanes,); inf where a run failed or has no finite score."""
+        scores = results.value if isinstance(results, Result) else results
+        found = np.array(scores if self.score is None else jax.vmap(self.score)(results), np.float64)
         failed = np.isin(np.asarray(results.code), FAILED) if isinstance(results, Result) else False
-        return np.where(np.isnan(found) | failed, np.inf, found)
+        return np.where(np.isfinite(found) & ~np.asarray(failed), found, np.inf)
 
 
-def _mapping(one, key, mesh):
-    if mesh is None:
-        return jax.vmap(functools.partial(one, key))
+def _one(run, options: tuple, key, rule, state, lane):
+    """A run of one lane. The number of the lane is there to be mapped over where a rule has no numbers."""
+    more = dict(options) if state is None else {**dict(options), "resume": state}
+    return run(rule, **more) if key is None else run(rule, key, **more)
+
+
+@functools.lru_cache(maxsize=16)
+def _spread(run, options: tuple, mesh) -> Any:
+    """Lanes over all devices of a mesh, as one program for all seeds."""
     mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)  # with automatic axes, so that results can be indexed as other arrays
-    lanes = PartitionSpec(mesh.axis_names)
-    spread = jax.shard_map(jax.vmap(one, (None, 0, 0)), mesh=mesh, in_specs=(PartitionSpec(), lanes, lanes), out_specs=lanes, check_vma=False)
+    lanes, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+    mapped = jax.vmap(functools.partial(_one, run, options), (None, 0, 0, 0))
+    program = jax.jit(jax.shard_map(mapped, mesh=mesh, in_specs=(whole, lanes, lanes, lanes), out_specs=lanes, check_vma=False))
     put = lambda trees, spec: jax.device_put(trees, jax.sharding.NamedSharding(mesh, spec))  # noqa: E731
-    return lambda *given: jax.jit(spread)(put(key, PartitionSpec()), *put(given, lanes))
+    return lambda key, *given: program(put(key, whole), *put(given, lanes))
 
 
 def _joined(parts: Sequence[Any]) -> Any:
@@ -263,6 +273,8 @@ def _named_stopped(state: _Group) -> Any:
 def _checked_lanes(group: Any) -> Any:
     """The group with every leaf an array with the axis of lanes; single numbers are the same in all of them."""
     leaves = jax.tree.leaves(group)
+    if isinstance(group, Rule) and not leaves:
+        return group  # one lane
     if not leaves or not all(is_array(x) for x in leaves):
         raise TypeError(f"sweep: rules holds {group!r}; wanted numbers with a leading axis of lanes: type gdjax.grid(gdjax.sgd, learning_rate=[0.01, 0.1]).")
     counts = {np.shape(x)[0] for x in leaves if np.ndim(x)}
@@ -279,7 +291,9 @@ def _checked_keys(keys: Any) -> tuple[Any, ...]:
     return tuple(x if isinstance(x, (int, np.integer)) else check_key(x, "keys hold one per seed") for x in keys)
 
 
-def _checked_rungs(run: Any, rungs: Any, keep: Any, keyed: bool) -> tuple[int, ...]:
+def _checked_rungs(run: Any, score: Any, rungs: Any, keep: Any, keyed: bool) -> tuple[int, ...]:
+    if score is not None and not callable(score):
+        raise TypeError(f"sweep: score is {score!r}; wanted a function of what run returns: type score=lambda result: result.value.")
     if not callable(run):
         raise TypeError(f"sweep: run is {run!r}; wanted a function of a rule: type lambda rule: gdjax.fit(..., rule, ...).")
     if not isinstance(keep, (int, float)) or not 0 < keep < 1:
@@ -309,4 +323,4 @@ def _takes(function: Any, name: str) -> bool:
 
 
 def _kind(x: Any) -> str:
-    return f"an array of shape {np.shape(x)[1:]}" if hasattr(x, "shape") else type(x).__name__
+    return f"an array of shape {tuple(x.shape)}" if hasattr(x, "shape") else type(x).__name__

@@ -186,9 +186,12 @@ def _at(size: int, params, value_and_grad) -> Smoothness:
     norm = tree.norm(g)
     toward = g / jnp.where(norm > 0, norm, 1)
     diagonal, beside, last = _lanczos(product, flat, size)
-    values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1))
+    unit = jnp.maximum(jnp.max(jnp.abs(diagonal)), jnp.max(beside, initial=0))
+    unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1)  # the solver squares what it is given
+    values, vectors = jnp.linalg.eigh((jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)) / unit)
+    values = unit * values
     rounding = RESOLUTION * jnp.finfo(flat.dtype).eps * jnp.max(jnp.abs(values))
-    errors = jnp.abs(last * vectors[-1]) + jnp.finfo(flat.dtype).eps * jnp.max(jnp.abs(values))
+    errors = jnp.abs(last * vectors[-1]) + 4 * jnp.finfo(flat.dtype).eps * jnp.max(jnp.abs(values))
     along = toward @ product(toward)
     return Smoothness(values[-1], errors[-1], values[0], errors[0], along, norm, value.astype(flat.dtype), rounding, size + 1)
 
@@ -207,7 +210,7 @@ def _lanczos(product, like, size: int):
         first = jnp.where(index == 0, diagonal, first)
         for _ in range(2):  # twice is enough
             w = w - basis.T @ (basis @ w)
-        beside = jnp.linalg.norm(w)
+        beside = tree.norm(w)
         scale = jnp.maximum(scale, jnp.maximum(jnp.abs(diagonal), beside))
         ends = over | ~(beside > 10 * jnp.finfo(like.dtype).eps * scale)
         # Where the space is exhausted, what is left of the matrix is the first Rayleigh quotient: it lies between the eigenvalues found.

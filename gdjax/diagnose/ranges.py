@@ -16,13 +16,14 @@ from gdjax.arguments import check_number
 from gdjax.diagnose.problem import Problem, checked, gradient, rows_of_batches
 from gdjax.loop import lanes
 from gdjax.loop.options import check_callable, check_count
-from gdjax.rule import as_rule
+from gdjax.rule import as_rule, needs_examples
 from gdjax.rules import sgd
 from gdjax.typing import Data, Key, LossFn, ModelState, Params
 
 WATCHED, WATCHED_LEAST = 8, 256  # examples by which steps are judged: so many batches, so many at least
 DECADE = 0.25  # width of the smoothing, in the natural logarithm of the learning rate: a ninth of a decade
-MOVED = 0.01  # of the loss: what falls by less has not moved
+MOVED = 1e-3  # of the loss: what falls by less has not moved
+LEAST, MOST = 1e-30, 1e30  # learning rates that float32 holds with room to spare
 ALL_LOST = 1.0  # the test ends where the loss has risen by so many times what it had fallen, or its first value, and rests there
 
 
@@ -43,7 +44,7 @@ class RangeTest:
         lowest_at: the learning rate at which ``smoothed`` is lowest.
         diverged_at: the first learning rate by which all that was gained was lost again; NaN where that did not happen.
         diverged: whether it happened. If not, larger learning rates are worth a try.
-        moved: whether the loss fell, by a hundredth of itself at least. If not, there is nothing to suggest.
+        moved: whether the loss fell, by a thousandth of itself at least. If not, there is nothing to suggest.
     """
 
     learning_rates: Any
@@ -59,12 +60,15 @@ class RangeTest:
     def message(self) -> str:
         """What was seen, in a sentence."""
         if np.ndim(self.suggestion):
+            if np.all(np.isnan(self.suggestion)):
+                return f"{np.size(self.suggestion)} tests: the loss moved in none of them"
             return f"{np.size(self.suggestion)} tests: suggestions from {np.nanmin(self.suggestion):.3g} to {np.nanmax(self.suggestion):.3g}"
         rates = np.asarray(self.learning_rates)
         tried = f"learning rates from {rates[0]:.3g} to {rates[-1]:.3g}"
         if not bool(self.moved):
             if bool(self.diverged):
-                return f"{tried}: the loss rose from {float(self.diverged_at):.3g} on and fell nowhere. Start lower, or check that this is a minimum."
+                rose = f"the loss rose from {float(self.diverged_at):.3g} on, and before that fell by less than a thousandth"
+                return f"{tried}: {rose}. Start lower, or check that this is no minimum."
             return f"{tried}: the loss hardly moved. Try larger ones: high={rates[-1] * 100:.3g}."
         fell = f"{tried}: the loss falls fastest at {float(self.suggestion):.3g}"
         if bool(self.diverged):
@@ -119,9 +123,11 @@ def range_test(
     objective, problem, count = checked("range_test", loss_fn, params, data, batch_size, key, has_aux, stochastic, model_state)
     check_count("steps", steps, 3)
     make_rule = check_callable(sgd if make_rule is None else make_rule, "make_rule")
-    as_rule(make_rule(0.1), "make_rule(0.1)")
+    check_no_examples("range_test", as_rule(make_rule(0.1), "make_rule(0.1)"))
     for name, rate in (("low", low), ("high", high)):
-        check_number("range_test", name, rate, low=0, open_low=True, high=np.inf, open_high=True, required=True, wanted="0 < low < high, finite: type low=1e-5")
+        check_number("range_test", name, rate, low=LEAST, high=MOST, required=True, wanted=f"{LEAST:g} ≤ low < high ≤ {MOST:g}: type low=1e-5")
+        if np.ndim(rate):
+            raise ValueError(f"range_test: {name} has shape {np.shape(rate)}; wanted one number: for several tests type jax.vmap.")
     if not tree.is_traced(low, high) and not np.all(np.asarray(low) < np.asarray(high)):
         raise ValueError(f"range_test: low is {low} and high is {high}; wanted low < high: type low=1e-5, high=1.0.")
     sizes = (int(steps), None if batch_size is None else int(batch_size), count)
@@ -131,10 +137,17 @@ def range_test(
     return found
 
 
+def check_no_examples(door: str, rule) -> None:
+    """Raise for rules that want the examples of the data, such as ``saga``: only ``fit`` has them."""
+    if needs_examples(rule):
+        raise ValueError(f"{door}: {rule!r} wants the examples of the data, which only fit offers; sweep it: type gdjax.sweep(run, gdjax.grid(...)).")
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _test(objective, make_rule, sizes: tuple, problem: Problem, low, high) -> RangeTest:
     steps, batch_size, count = sizes
-    rates = low * (high / low) ** (jnp.arange(steps, dtype=jnp.float32) / (steps - 1))
+    share = jnp.arange(steps, dtype=jnp.float32) / (steps - 1)
+    rates = jnp.exp((1 - share) * jnp.log(low) + share * jnp.log(high)).at[0].set(low).at[-1].set(high)
     keys: Any = (None,) * 3 if problem.key is None else jax.random.split(problem.key, 3)
     order, inner, some = keys
     batches = _Batches(objective, problem, inner)
@@ -190,7 +203,7 @@ def _step(batches: _Batches, make_rule, index, rate, run):
 
 
 def _judged(rates, values) -> RangeTest:
-    place, width = jnp.arange(len(rates)), jnp.log(rates[-1] / rates[0]) / (len(rates) - 1)
+    place, width = jnp.arange(len(rates)), (jnp.log(rates[-1]) - jnp.log(rates[0])) / (len(rates) - 1)
     seen = jnp.isfinite(values)
     smoothed = _smoothed(values, jnp.maximum(DECADE / width, 1.0))
     lowest = jnp.argmin(jnp.where(seen, smoothed, jnp.inf))
@@ -199,7 +212,7 @@ def _judged(rates, values) -> RangeTest:
     # Rates are evenly spaced in the logarithm, so that differences are derivatives with respect to it.
     slope: Any = jnp.gradient(smoothed)
     steepest = jnp.argmin(jnp.where((place <= lowest) & jnp.isfinite(slope), slope, jnp.inf))
-    lost = (place > lowest) & ~(values < first + MOVED * jnp.abs(first)) | ~seen & (place > 0)
+    lost = (place > lowest) & ~(values <= first + MOVED * jnp.maximum(jnp.abs(first), fell)) | ~seen & (place > 0)
     diverged = jnp.any(lost)
     at = jnp.where(diverged, rates[jnp.argmax(lost)], jnp.nan)
     return RangeTest(rates, values, smoothed, jnp.where(moved, rates[steepest], jnp.nan), rates[lowest], at, diverged, moved)
