@@ -24,7 +24,7 @@ SEEDS = (10, 11, 12)  # of the sweeps: first params and orders of the data that 
 KEY = 1  # of the suggestions
 RATIO, HALF = 1.5, 9  # learning rates of a sweep: so far apart, so many on either side of the one suggested
 MOST = 2  # how often a sweep whose best is at its edge is made wider
-BUDGETS = (None, 8.0, 2.0)  # runs; None: all that trials take
+BUDGETS = (None, 7.0)  # runs; None: all that trials take
 adam = gdjax.rule(optax.adam)
 
 

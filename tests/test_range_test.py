@@ -134,7 +134,7 @@ def test_constant_losses_offsets_and_wide_ranges():
     offset = gdjax.range_test(lambda w: bowl(w) + 1000.0, jnp.ones(2), make_rule=gdjax.gd)
     assert bool(offset.moved)
     wide = gdjax.range_test(bowl, jnp.ones(2), make_rule=gdjax.gd, low=1e-30, high=1e30)
-    np.testing.assert_allclose(wide.learning_rates[[0, 50, -1]], [1e-30, 10 ** (-30 + 60 * 50 / 99), 1e30], rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(wide.learning_rates)[[0, 50, -1]], [1e-30, 10 ** (-30 + 60 * 50 / 99), 1e30], rtol=1e-4)
     assert "moved in none" in str(jax.vmap(lambda w: gdjax.range_test(bowl, w, make_rule=gdjax.gd))(jnp.full((2, 2), jnp.nan)))
 
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import gdjax
-from gdjax.diagnose import suggestion
+from gdjax.diagnose import suggestion, trials
 
 RANDOM = np.random.default_rng(13)
 X = jnp.asarray(RANDOM.normal(size=(256, 4)), jnp.float32)
@@ -164,14 +164,15 @@ def test_the_edge_of_what_was_tried_is_not_sure():
     assert "at the edge" in str(found)
 
 
-def test_where_single_orders_disagree_there_are_more():
-    """A loss of which the starts decide: the seeds disagree, and it matters."""
-
-    def rough(w):
-        return jnp.sum(w**2 + 3 * (1 - jnp.cos(6 * w)))
-
-    found = gdjax.suggest(rough, lambda k: 3 * jax.random.normal(k, (2,)), steps=50, key=0)
-    assert found.evaluations > (suggestion.THOROUGH.runs + 7 * 3) * 50
+def test_where_single_orders_disagree_there_are_more(monkeypatch):
+    few = gdjax.suggest(loss, jnp.zeros(4), (X, Y), batch_size=16, steps=20, key=0)
+    monkeypatch.setattr(trials, "FAIRLY", 0.0)
+    monkeypatch.setattr(trials, "SHARE", 0.0)
+    more = gdjax.suggest(loss, jnp.zeros(4), (X, Y), batch_size=16, steps=20, key=0)
+    rates = len(suggestion.THOROUGH.fine)
+    assert (more.evaluations - few.evaluations) % (rates * 3 * 20) == 0
+    assert more.evaluations == few.evaluations + trials.AGAIN * rates * 3 * 20
+    assert 0.5 <= more.learning_rate / few.learning_rate <= 2
 
 
 BAD = [

@@ -241,14 +241,24 @@ def _maker(make_rule: Any, batch_size: int | None) -> Any:
     if not callable(make_rule) or hasattr(make_rule, "update"):
         raise TypeError(f"suggest: make_rule is {make_rule!r}; wanted a function of a learning rate that returns a rule: type gdjax.sgd.")
     takes = [p for p in inspect.signature(make_rule).parameters.values() if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    two, probe = len(takes) == 2, (0.1, 100.0)[: max(1, min(len(takes), 2))]
-    if not isinstance(as_rule(make_rule(*probe), "make_rule(0.1)"), Rule) or not jax.tree.leaves(as_rule(make_rule(*probe))):
-        make_rule = lift(make_rule)  # an optax factory as it is
+    two = len(takes) == 2
+    if not isinstance(make_rule(0.1, 100.0) if two else make_rule(0.1), Rule):
+        as_rule(make_rule(0.1, 100) if two else make_rule(0.1), "make_rule(0.1)")
+        make_rule = _Lifted(lift(make_rule)) if two else lift(make_rule)  # an optax factory as it is
     made = make_rule if two else _Alone(make_rule)
     if as_rule(made(0.1, 100.0)) == as_rule(made(0.2, 100.0)):
         raise TypeError(f"suggest: make_rule makes {as_rule(made(0.1, 100.0))!r} of every learning rate; wanted a rule that has it: type gdjax.sgd.")
     check_no_examples("suggest", as_rule(made(0.1, 100.0)))
     return made
+
+
+class _Lifted(NamedTuple):
+    """A lifted factory of a learning rate and steps, for which these are structure: optax's schedules look at them."""
+
+    make: Any
+
+    def __call__(self, rate, steps):
+        return self.make(rate, int(steps))
 
 
 class _Alone(NamedTuple):
