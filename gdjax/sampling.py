@@ -205,7 +205,8 @@ def columns(rules: Any) -> dict[str, Any]:
     """
     found = list(_named(rules, ()))
     names = [".".join(path) or "value" for path, _ in found]
-    return {name if names.count(name) == 1 else f"{name}.{index}": value for index, (name, (_, value)) in enumerate(zip(names, found, strict=True))}
+    numbered = [name if names.count(name) == 1 else f"{name}.{names[:index].count(name)}" for index, name in enumerate(names)]
+    return {name: value for name, (_, value) in zip(numbered, found, strict=True)}
 
 
 def _named(x: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -70,6 +70,8 @@ def test_columns_are_named_by_their_path():
     assert np.shape(found["sgd.learning_rate.init_value"]) == (3,)
     assert columns({"rule": gdjax.sgd(jnp.ones(2)), "l2": jnp.ones(2)}).keys() >= {"rule.learning_rate", "l2"}
     assert list(columns(jnp.ones(2))) == ["value"]
+    two = columns(gdjax.chain(gdjax.sgd(jnp.ones(2)), gdjax.sgd(jnp.ones(2))))
+    assert {"sgd.learning_rate.0", "sgd.learning_rate.1"} <= set(two)
 
 
 def test_whole_numbers_beside_others_are_numbers():

@@ -79,7 +79,7 @@ def test_seeds_are_a_second_axis():
 
 def test_rules_of_several_structures():
     found = gdjax.sweep(by_batches, gdjax.grid(gdjax.sgd, learning_rate=[0.001, 0.05], momentum=[None, 0.9]))
-    assert found.arguments["momentum"] == [None, None, 0.9, 0.9] or found.arguments["momentum"][:2] == [None, None]
+    assert found.arguments["momentum"] == [None, None, 0.9, 0.9]
     assert isinstance(found.results, list)
     for lane in range(4):
         rule = gdjax.sgd(found.arguments["learning_rate"][lane], momentum=found.arguments["momentum"][lane])
@@ -167,7 +167,7 @@ def test_halving_over_several_structures_keeps_the_best_of_all():
     assert steps[found.best().index] == 12
 
 
-def test_a_second_sweep_compiles_nothing_and_traces_the_loss_no_more(caplog):
+def test_a_sweep_compiles_its_run_once_and_a_second_one_nothing(caplog):
     traces = []
 
     def counted(w, batch):
@@ -177,7 +177,11 @@ def test_a_second_sweep_compiles_nothing_and_traces_the_loss_no_more(caplog):
     def go(rates, count=64):
         return gdjax.sweep(lambda rule: gdjax.fit(counted, jnp.zeros(4), (X, Y), rule, batch_size=16, steps=30, key=0), gdjax.sgd(rates))
 
-    go(jnp.geomspace(1e-3, 1e-2, 64))
+    with jax.log_compiles(), caplog.at_level("WARNING", "jax"):
+        go(jnp.geomspace(1e-3, 1e-2, 64))
+    compiled = [each.message for each in caplog.records if "Finished XLA compilation of jit(_whole)" in each.message]
+    assert len(compiled) == 1  # the run, for all 64 lanes
+    caplog.clear()
     before = len(traces)
     rates = jnp.geomspace(1e-3, 1e-1, 64)
     with jax.log_compiles(), caplog.at_level("WARNING", "jax"):

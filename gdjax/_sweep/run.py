@@ -123,9 +123,11 @@ class _Runner:
         """The active lanes as far as ``steps``, and what became of them in its place."""
         if not len(group.active):
             return group
-        resume = group.results if isinstance(group.results, Result) and _takes(self.run, "resume") else None
+        resume = group.results.state if isinstance(group.results, Result) and _takes(self.run, "resume") else None
+        options = () if steps is None else (("steps", steps),)
+        size = self._lanes_at_once(group, options, resume)
         # Seed by seed: with a key that is not traced the order of the data is that of the run alone, and all lanes share it.
-        each = [self._mapped(group, steps, resume, seed) for seed in range(1 if self.keys is None else len(self.keys))]
+        each = [self._mapped(group, options, resume, seed, size) for seed in range(1 if self.keys is None else len(self.keys))]
         scores = np.stack([self._scores(found) for found in each], 1)
         found = _side_by_side(*each)
         if group.results is None:
@@ -134,28 +136,27 @@ class _Runner:
         kept[group.active] = scores
         return group._replace(results=_put(group.results, found, group.active), scores=kept)
 
-    def _mapped(self, group: _Group, steps: int | None, resume: Any, seed: int) -> Any:
-        """What the run returns for the active lanes and one seed."""
-        options = {} if steps is None else {"steps": steps}
-        key = None if self.keys is None else self.keys[seed]
-
-        def given(places):
-            lanes = group.active[places]
-            return tree.take(group.rules, lanes), None if resume is None else tree.take(resume.state, (lanes, np.full(len(lanes), seed))), jnp.asarray(lanes)
-
-        one = functools.partial(_one, self.run, tuple(options.items()))
+    def _lanes_at_once(self, group: _Group, options: tuple, resume: Any) -> int:
+        """The lanes of a block, the same in all of them; and the check of what the run returns, before anything is run."""
+        one = functools.partial(_one, self.run, options, None if self.keys is None else self.keys[0])
+        example = tree.take(_given(group, resume, 0, np.zeros(1, int)), 0)
+        if group.results is None:
+            self._check(jax.eval_shape(one, *example))
         count, devices = len(group.active), 1 if self.mesh is None else self.mesh.size
-        example = tree.take(given(np.zeros(1, int)), 0)
-        if self.blocks == 0:
-            self._check(jax.eval_shape(functools.partial(one, key), *example))
-        most = self.block or devices * most_lanes(functools.partial(one, key), *example)
-        blocks = -(-count // most)
-        size = -(-count // blocks)
-        size += -size % devices
+        blocks = -(-count // (self.block or devices * most_lanes(one, *example)))
         self.blocks = max(self.blocks, blocks)
-        call = jax.vmap(functools.partial(one, key)) if self.mesh is None else functools.partial(_spread(self.run, tuple(options.items()), self.mesh), key)
+        size = -(-count // blocks)
+        return size + -size % devices
+
+    def _mapped(self, group: _Group, options: tuple, resume: Any, seed: int, size: int) -> Any:
+        """What the run returns for the active lanes and one seed."""
+        key, count = None if self.keys is None else self.keys[seed], len(group.active)
+        mapped = (
+            jax.vmap(functools.partial(_one, self.run, options, key)) if self.mesh is None else functools.partial(_spread(self.run, options, self.mesh), key)
+        )
         # The last block is filled up with lanes that are thrown away, so that all blocks are the same program.
-        made = [call(*given(np.resize(np.arange(first, min(first + size, count)), size))) for first in range(0, count, size)]
+        places = [np.resize(np.arange(first, min(first + size, count)), size) for first in range(0, count, size)]
+        made = [mapped(*_given(group, resume, seed, each)) for each in places]
         if len(made) == 1 and size == count:
             return made[0]
         return jax.tree.map(lambda *parts: _joined(parts)[:count], *made)
@@ -175,6 +176,12 @@ class _Runner:
         found = np.array(scores if self.score is None else jax.vmap(self.score)(results), np.float64)
         failed = np.isin(np.asarray(results.code), FAILED) if isinstance(results, Result) else False
         return np.where(np.isfinite(found) & ~np.asarray(failed), found, np.inf)
+
+
+def _given(group: _Group, resume: Any, seed: int, places: np.ndarray) -> tuple[Any, Any, Any]:
+    """(rules, states to go on from, numbers) of some of the active lanes."""
+    lanes = group.active[places]
+    return tree.take(group.rules, lanes), None if resume is None else tree.take(resume, (lanes, np.full(len(lanes), seed))), jnp.asarray(lanes)
 
 
 def _one(run, options: tuple, key, rule, state, lane):

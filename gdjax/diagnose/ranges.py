@@ -85,9 +85,9 @@ def range_test(
 ) -> RangeTest:  # fmt: skip
     """A learning-rate range test: ``steps`` steps of a rule whose learning rate grows from ``low`` to ``high``, and where the loss fell fastest.
 
-    Step t = 0, 1, … uses hₜ = low (high/low)^(t/(steps − 1)) on its own batch. With batches, the loss is taken of eight batches' worth of examples, the same
-    after every step, so that the curve has no noise of batches. One compiled pass; ``params`` stay as they are. The test ends where the loss has lost all
-    that it had gained, and as much again.
+    Step t = 0, 1, … uses hₜ = low (high/low)^(t/(steps − 1)) on its own batch. With batches, the loss is taken of eight batches' worth of examples, 256 at
+    least, the same after every step, so that the curve has no noise of batches. One compiled pass; ``params`` stay as they are. The test ends where the loss
+    has lost all that it had gained, and as much again.
 
     Args:
         loss_fn: as in ``fit``; with ``data=None`` a function of the params alone.
@@ -98,7 +98,7 @@ def range_test(
         batch_size: None for all data at every step, an int for batches, each example once before any comes again.
         low: the first learning rate, above 0.
         high: the last, above ``low``.
-        steps: of the test, each worth a gradient, and with batches a loss of eight.
+        steps: of the test, each worth a gradient, and with batches a loss of eight (256 examples at least).
         key: a seed or key, for the batches or a ``stochastic`` loss.
         has_aux: as in ``fit``.
         stochastic: as in ``fit``.

@@ -13,7 +13,7 @@ import numpy as np
 
 from gdjax import data as sources, schedules
 from gdjax.diagnose.curvature import Smoothness, smoothness
-from gdjax.diagnose.ranges import RangeTest, check_no_examples, range_test
+from gdjax.diagnose.ranges import WATCHED, WATCHED_LEAST, RangeTest, check_no_examples, range_test
 from gdjax.diagnose.trials import FAIRLY, LEAN, SURE, THOROUGH, Task, Trials, draws, repeated, tried, widened
 from gdjax.loop import host
 from gdjax.loop.options import check_callable, check_count, check_validation
@@ -35,7 +35,7 @@ class Suggestion:
         low, high: learning rates tried between which the final loss stays within 2 % of the way from the start to the best.
         factor: how sure it is: within this factor the best is likely to lie, by how far the best of single orders of the data lie from it.
         rule: ``make_rule`` of it.
-        value: the final loss at it, mean over the trials.
+        value: the final loss at it, mean over the trials; where it was taken half a step below one that was tried, that of this one.
         initial_value: the loss at the start.
         reasons: sentences.
         learning_rates, values: all that were tried, increasing, and the final loss of each (mean over orders of the data; inf where a trial failed).
@@ -146,7 +146,8 @@ class _Seen(NamedTuple):
         ranged = range_test(task.loss_fn, params, task.data, still, low=LOW, high=HIGH, steps=RANGE_STEPS, **given)
         limit = float(np.min(np.asarray(curved.stable_below())))
         centre = float(ranged.lowest_at) if bool(ranged.moved) else limit / 2 if math.isfinite(limit) else 1.0
-        work = curved.products * 2 * np.size(curved.largest) + RANGE_STEPS * (1 if task.batch_size is None else 4)
+        watched = 0 if task.batch_size is None else max(WATCHED, WATCHED_LEAST / task.batch_size) / 3  # a loss is a third of a gradient
+        work = curved.products * 2 * np.size(curved.largest) + RANGE_STEPS * (1 + watched)
         return cls(curved, ranged, float(np.clip(centre, 1e-20, 1e20)), int(work))
 
 
@@ -167,7 +168,8 @@ def _suggestion(task: Task, seen: _Seen, coarse: Trials, fine: Trials, spent: in
     rate = float(np.sqrt(fine.rates[best] * fine.rates[max(best - 1, 0)])) if careful else float(fine.rates[best])
     both = coarse.averaged().joined(fine.averaged()) if fine is not coarse else coarse
     low, high = both.interval(rate)
-    reasons = _reasons(task, seen, coarse, fine, rate, means[best], careful)
+    count = coarse.scores.size + (0 if fine is coarse else fine.scores.size)
+    reasons = _reasons(f"{count} trials of {task.steps} steps", seen, both, fine.initial, rate, means[best], careful)
     return Suggestion(
         learning_rate=rate,
         low=low,
@@ -186,13 +188,12 @@ def _suggestion(task: Task, seen: _Seen, coarse: Trials, fine: Trials, spent: in
     )
 
 
-def _reasons(task: Task, seen: _Seen, coarse: Trials, fine: Trials, rate: float, value: float, careful: bool) -> tuple[str, ...]:
-    both = coarse if fine is coarse else coarse.averaged().joined(fine.averaged())
-    count, failed = coarse.scores.size + (0 if fine is coarse else fine.scores.size), both.rates[~np.isfinite(both.means)]
-    least = f"the least loss, {value:.4g} from {fine.initial:.4g} at the start, near {rate:.3g}"
+def _reasons(trials: str, seen: _Seen, both: Trials, initial: float, rate: float, value: float, careful: bool) -> tuple[str, ...]:
+    failed = both.rates[~np.isfinite(both.means)]
+    least = f"the least loss, {value:.4g} from {initial:.4g} at the start, near {rate:.3g}"
     failing = f"; from {failed.min():.3g} on runs fail" if len(failed) else ""
-    found = [f"{count} trials of {task.steps} steps, learning rates from {both.rates[0]:.2g} to {both.rates[-1]:.2g}: {least}{failing}"]
-    if value >= fine.initial:
+    found = [f"{trials}, learning rates from {both.rates[0]:.2g} to {both.rates[-1]:.2g}: {least}{failing}"]
+    if value >= initial:
         found.append("no trial ended below the loss at the start: is that a minimum?")
     if not both.rates[0] < rate < both.rates[-1]:
         found.append("the best stands at the edge of what was tried, which was widened until it was given up")
