@@ -397,8 +397,8 @@ def earlier():
 
 def test_resuming_what_is_not_a_state(earlier):
     for result in (earlier["minimize"], earlier["mini-batches"]):
-        refuses(minimize(resume=result), TypeError, "resume is a gdjax.result.Result", "type resume=result.state")
-        refuses(fit(resume=result), TypeError, "resume is a gdjax.result.Result", "type resume=result.state")
+        refuses(minimize(resume=result), TypeError, "resume is a gdjax.result.data.Result", "type resume=result.state")
+        refuses(fit(resume=result), TypeError, "resume is a gdjax.result.data.Result", "type resume=result.state")
     for other in ("run.npz", True, {"params": W}):
         refuses(minimize(resume=other), TypeError, f"resume is a builtins.{type(other).__name__}", "type resume=result.state")
         refuses(fit(resume=other), TypeError, f"resume is a builtins.{type(other).__name__}", "type resume=result.state")

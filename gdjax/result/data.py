@@ -1,0 +1,109 @@
+"""``Result``: what a run returns, a pytree, so that runs can be jitted, mapped and saved; ``Diagnosis``: the scalars behind its advice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from gdjax.result import advice
+from gdjax.result.status import Status
+from gdjax.typing import Params
+
+
+class Diagnosis(NamedTuple):
+    """Scalars met along the way, from which the advice is computed. NaN where not known."""
+
+    initial_value: Any  # the loss at the start; for mini-batches of the first batch
+    initial_grad_norm: Any  # likewise
+    learning_rate: Any  # of the last step
+    growth: Any  # of ‖g‖ per step when it first exceeded its start; NaN if it never did
+    reason: Any  # int32: which of Result.reasons stopped the run, -1 for none
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, repr=False, eq=False)
+class Result:
+    """What a run returns: a pytree of plain arrays, so it passes through jit, vmap, grad and checkpoints.
+
+    Attributes:
+        params: like the params given; of the last step, or the best (``keep="best"``), or the last finite ones (DIVERGED, NONFINITE).
+        value: the loss, shape (). Full batch: at ``params``. Mini-batches: the mean over the last epoch as seen in training (``gdjax.evaluate`` is exact).
+        grad_norm: ‖∇f‖₂, shape (). Full batch: at ``params``. Mini-batches: that of the last batch.
+        code: int32, the ``Status`` code; read ``status`` instead.
+        steps: int32, updates made in the whole run.
+        evaluations: int32, evaluations of value and gradient, those inside line searches included.
+        history: name -> array, with the step of each record under ``"step"``. Inside jit or vmap of fixed length, NaN where nothing was recorded.
+        state: one pytree with all that is needed to go on: pass it as ``resume=``.
+        aux: what the loss returned beside its value, at the last evaluation; None without ``has_aux``.
+        rule: the rule that was used, with its numbers; the default if none was given.
+        diagnosis: scalars behind the advice.
+        model_state: that of ``params``, where the loss carries one; else None.
+
+    ``status`` is a ``Status`` and ``converged`` a bool for a single concrete result; under traces and for batched results they are arrays of codes and
+    booleans. ``print(result)`` is a short report with advice.
+    """
+
+    params: Params
+    value: Any
+    grad_norm: Any
+    code: Any
+    steps: Any
+    evaluations: Any
+    history: dict[str, Any]
+    state: Any
+    aux: Any
+    rule: Any
+    diagnosis: Diagnosis
+    model_state: Any = None
+    kind: str = field(default="full batch", metadata={"static": True})  # or "mini-batches"
+    reasons: tuple[str, ...] = field(default=(), metadata={"static": True})
+
+    @property
+    def _single(self) -> bool:
+        return not isinstance(self.code, Tracer) and np.ndim(self.code) == 0
+
+    @property
+    def status(self) -> Any:
+        """Why the run ended: a ``Status``, or an array of codes for batched or traced results."""
+        return Status(int(self.code)) if self._single else self.code
+
+    @property
+    def converged(self) -> Any:
+        """Whether the convergence criterion holds at ``params``: a bool, or an array of them."""
+        return int(self.code) == Status.CONVERGED if self._single else jnp.equal(self.code, Status.CONVERGED)
+
+    @property
+    def message(self) -> str:
+        """What happened, and what to do about it, in words."""
+        if isinstance(self.code, Tracer):
+            return "A traced result: its message can be read outside jit, vmap and grad."
+        if not self._single:
+            codes, counts = np.unique(np.asarray(self.code), return_counts=True)
+            return f"{np.size(self.code)} runs: " + ", ".join(f"{count} {Status(int(code)).name}" for code, count in zip(codes, counts, strict=True))
+        return advice.message(self)
+
+    def __str__(self):
+        if not self._single:
+            return f"{type(self).__name__}: {self.message}"
+        start = self.diagnosis
+        of_value = "mean over the last epoch" if self.kind == "mini-batches" else "at these params"
+        of_norm = "of the last batch" if self.kind == "mini-batches" else "at these params"
+        return "\n".join(
+            [
+                f"{self.status.name} after {int(self.steps)} steps, {int(self.evaluations)} evaluations ({self.kind})",
+                f"  value      {float(self.value):<12.6g} {of_value}; {float(start.initial_value):.6g} at the start",
+                f"  grad norm  {float(self.grad_norm):<12.3g} {of_norm}; {float(start.initial_grad_norm):.3g} at the start",
+                f"  rule       {self.rule!r}",
+                f"  {self.message}",
+            ]
+        )
+
+    def __repr__(self):
+        if not self._single:
+            return f"Result({self.message})"
+        return f"Result({self.status.name}, value={float(self.value):.6g}, grad_norm={float(self.grad_norm):.3g}, steps={int(self.steps)})"
