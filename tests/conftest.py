@@ -8,9 +8,10 @@ from pathlib import Path
 
 # The suite compiles some twenty thousand small programs, and compiling is most of its time: three times less with a plainer code generator and LLVM at -O0.
 # What the programs compute is the same to rounding; XLA_FLAGS="" tests with the usual one. Flags come and go, and XLA dies of one it does not know.
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    plain = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    os.environ.setdefault("XLA_FLAGS", f"{plain} --xla_cpu_parallel_codegen_split_count=1")
+if importlib.metadata.version("jaxlib").startswith(("0.10.", "0.12.")):
+    emitters = "--xla_cpu_use_fusion_emitters=false " if importlib.metadata.version("jaxlib").startswith("0.10.") else ""  # always on since 0.12
+    plain = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1"
+    os.environ.setdefault("XLA_FLAGS", emitters + plain)
 
 import hypothesis
 import jax
