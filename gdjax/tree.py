@@ -100,18 +100,12 @@ def _root_jvp(primals, tangents):
     return root, tangents[0] * jnp.where(root > 0, 0.5 / jnp.where(root > 0, root, 1), 0)
 
 
-def norm(a: Tree, scale=None) -> jax.Array:
-    """‖a‖₂ over all leaves, accumulated in float32 at least; its derivative at 0 is 0.
+def norm(a: Tree) -> jax.Array:
+    """‖a‖₂ over all leaves, accumulated in float32 at least, right for every size that the dtype holds; its derivative at 0 is 0.
 
-    Squares overflow and underflow long before their root does, and a loss in units of 1e20 or 1e-20 is no less a loss. So sums of squares outside the dtype's
-    range are taken again, rescaled. Small compiled loops cannot afford that branch: with ``scale``, a guess of the norm good to 15 powers of ten, the sum is
-    taken of a / scale to begin with.
+    Squares overflow and underflow long before their root does, and a loss in units of 1e20 or 1e-20 is no less a loss. So where a sum of squares is outside
+    the dtype's range, it is taken again, of numbers brought to about 1 by a power of two, which rounds nothing.
     """
-    if scale is not None:
-        dtype = dtype_of(a)
-        inverse = (1 / scale).astype(dtype)
-        squares = [jnp.sum(jnp.square(_widen(x) * inverse.astype(_widen(x).dtype))).astype(dtype) for x in jax.tree.leaves(a)]
-        return (_root(sum(squares, jnp.zeros((), dtype))) * scale).astype(dtype)
     square = vdot(a, a)
     limits = jnp.finfo(square.dtype)
     sound = (square > limits.tiny / limits.eps) & (square < limits.max)
@@ -122,9 +116,19 @@ def _rescaled_norm(a: Tree) -> jax.Array:
     dtype = dtype_of(a)
     wide = [_widen(x).astype(dtype) for x in jax.tree.leaves(a)]
     largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x), initial=0) for x in wide], jnp.zeros((), dtype))
-    by = lax.stop_gradient(jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1))
-    squares = [jnp.sum(jnp.square(x / by)) for x in wide]
-    return by * _root(sum(squares, jnp.zeros((), dtype)))
+    unit = power_of_two(largest)
+    inverse = 1 / unit
+    squares = [jnp.sum(jnp.square(x * inverse)) for x in wide]
+    return unit * _root(sum(squares, jnp.zeros((), dtype)))
+
+
+def power_of_two(x: jax.Array) -> jax.Array:
+    """The power of two at or below |x|, of its dtype, kept where both it and its inverse are normal numbers. Has no derivative."""
+    x, limits = lax.stop_gradient(x), jnp.finfo(x.dtype)
+    bits = jnp.uint64 if limits.bits == 64 else jnp.uint32
+    exponent = lax.bitcast_convert_type(jnp.asarray(jnp.inf, x.dtype), bits)  # all of its bits are those of the exponent
+    power = lax.bitcast_convert_type(lax.bitcast_convert_type(x, bits) & exponent, x.dtype)
+    return jnp.clip(power, limits.tiny, 1 / limits.tiny)
 
 
 def dtype_of(a: Tree) -> Any:

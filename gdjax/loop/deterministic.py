@@ -11,7 +11,7 @@ from jax import lax
 
 from gdjax import tree
 from gdjax.loop import lanes, one_kernel, step as stepping
-from gdjax.loop.verdict import EVERY, EVERY_SEARCH, Seen, close, inspect, judge, look, norm_scale, unseen
+from gdjax.loop.verdict import EVERY, EVERY_SEARCH, Seen, close, inspect, judge, look, unseen
 from gdjax.parts import convolutions, turned
 from gdjax.result import RUNNING
 
@@ -193,7 +193,7 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
     evaluation, count = stepping.evaluate(objective, rule, state, batch, reuse=True)
     value = evaluation.value.astype(dtype)
     before = run.last or (run.value, run.grad_norm)
-    grad_norm = tree.norm(evaluation.grads, norm_scale(before[1], value)).astype(dtype)
+    grad_norm = tree.norm(evaluation.grads).astype(dtype)
     seen = progress.seen._replace(previous_value=before[0], previous_grad_norm=before[1])
     update_norm = jnp.full_like(value, jnp.nan) if isinstance(progress.square, tuple) else jnp.sqrt(progress.square)
     code, reason, stop_state = judge(seen, state.step, max_steps, value, grad_norm, update_norm, state.params, stop, progress.stop_state)

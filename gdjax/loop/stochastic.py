@@ -13,7 +13,6 @@ from gdjax import stop as stopping, tree
 from gdjax.loop import lanes, step as stepping
 from gdjax.loop.batches import Numbers, Plan, fetch, offered, offered_at_start
 from gdjax.loop.deterministic import Turns, bounded_while, write_row
-from gdjax.loop.verdict import norm_scale
 from gdjax.objective import leading
 from gdjax.parts import turned
 from gdjax.parts.examples import choose, has_table
@@ -194,14 +193,13 @@ def _one_step(plan: Plan, data, rows, numbers, most, rule, inner: Inner, norm_he
     seen, _ = stepping.evaluate(plan.objective, rule, state, batch, weights)
     value = seen.value.astype(inner.value.dtype)
     sound, grad_norm = (jnp.abs(value) <= most) & active, inner.grad_norm
-    scale = norm_scale(jnp.nan, value)  # of this batch alone: a norm must not depend on where the run is cut
     lie = functools.partial(turned.turn, turned.which(state.params, plan.batch_size))
     if plan.guard:
-        norm = tree.norm(lie(seen.grads), scale).astype(value.dtype)
+        norm = tree.norm(lie(seen.grads)).astype(value.dtype)
         sound = sound & (jnp.isfinite(norm) | (state.step > 0))
         grad_norm = jnp.where(sound, norm, inner.grad_norm)
     elif norm_here is not None:
-        grad_norm = lax.cond(norm_here & sound, lambda g: tree.norm(g, scale).astype(value.dtype), lambda g: inner.grad_norm, seen.grads)
+        grad_norm = lax.cond(norm_here & sound, lambda g: tree.norm(g).astype(value.dtype), lambda g: inner.grad_norm, seen.grads)
     new, _, more = stepping.advance(
         plan.objective, rule, state, seen, batch, weights, **offered(plan, data, rows, numbers, state, place, batch, weights, sound)
     )

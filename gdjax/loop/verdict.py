@@ -42,13 +42,6 @@ def unseen(dtype) -> Seen:
     return Seen(nan, nan, inf, inf, nan, nan, inf, inf, nan, jnp.int32(0), jnp.int32(RUNNING))
 
 
-def norm_scale(previous_grad_norm, value):
-    """A guess of ‖g‖: the one before; at the start √|f|, which is within a factor √(2L) near a minimum and never far off elsewhere."""
-    known = jnp.isfinite(previous_grad_norm) & (previous_grad_norm > 0)
-    start = jnp.where(jnp.isfinite(value) & (value != 0), jnp.sqrt(jnp.abs(value)), 1)
-    return jnp.where(known, previous_grad_norm, start)
-
-
 def look(seen: Seen, step, value, grad_norm) -> Seen:
     """What is known of the start, after evaluating the point reached by ``step`` updates."""
     first = step == 0

@@ -76,9 +76,7 @@ def newton_schulz(matrix: jax.Array, polynomials: Any = (QUINTIC,) * 5, dtype: A
         return rounded(a * x.astype(wide) + multiply(both, x), dtype), None
 
     x = rounded(matrix.T if tall else matrix, dtype)
-    largest = lax.stop_gradient(jnp.max(jnp.abs(x), initial=0).astype(wide))
-    size = tree.norm(x, jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1))
-    norm = rounded(rounded(size.astype(wide), dtype).astype(wide) + jnp.asarray(FLOOR, wide), dtype)
+    norm = rounded(rounded(tree.norm(x).astype(wide), dtype).astype(wide) + jnp.asarray(FLOOR, wide), dtype)
     x = rounded(x.astype(wide) / norm.astype(wide), dtype)
     x = lax.scan(iterate, x, jnp.asarray(polynomials, wide))[0]  # a loop, since a network has hundreds of kernels to compile this for
     return x.T if tall else x
