@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import data as sources
+from gdjax.checks import check_count
 from gdjax.loop import batches, full_batch, host, mini_batch, options as check, step as stepping, stochastic, traced
-from gdjax.objective import Objective, check_chunk_size, check_params
+from gdjax.objective import check_params, leading
 from gdjax.result import Result
 from gdjax.rule import Rule, as_rule
 from gdjax.stop import Stop
@@ -38,6 +39,10 @@ def fit(
             ``gdjax.finite_sum``, with which chunks and ragged last batches are exact.
         params: a pytree of real floating arrays; not modified or donated.
         data: a pytree of arrays with a common leading axis n, or a re-iterable stream of batches (then ``batch_size=None``: the stream makes the batches).
+            Arrays are JAX's, NumPy's, PyTorch's tensors, pandas tables of numbers, and what else makes NumPy arrays. Streams are PyTorch's DataLoaders, objects
+            with ``__iter__``, and lists of batches: a list whose first entry is a tuple, list or dict of arrays, ``[(X1, y1), (X2, y2), …]``, is one, while
+            ``(X, y)`` and ``[X, y]`` are pytrees of arrays. Batches are alike but for the number of rows (and what shapes the loss can take), and are copied
+            when read. Arrays are not copied, since they may be large, unless callbacks or checkpoints could change them during the run.
         rule: a rule or any optax transformation. None takes a rule that needs no learning rate: for full batches the default of ``minimize``; for mini-batches
             ``gdjax.parameter_free_adam(steps)``, whose step sizes fall to zero over the run (over no given length, for streams without ``steps``, where the
             average of the last points is returned). ``result.rule`` says which; a run resumed to another length keeps its decay with ``rule=result.rule``.
@@ -55,7 +60,8 @@ def fit(
             ``minimize``.
         history: of "value", "grad_norm", "learning_rate", "evaluations", "validation" (full batches: see ``minimize``).
         record_every: steps between records; the value recorded is the mean since the last one. None: once an epoch.
-        validation: data whose loss is taken at the end of every epoch; it decides ``patience`` and ``keep="best"``.
+        validation: data whose loss is taken at the end of every epoch; it decides ``patience`` and ``keep="best"``. A stream is read once, at the start, and
+            kept: the loss is the mean over its batches, each counted by its rows.
         patience: STOPPED after so many epochs without a better validation loss (without validation: mean training loss).
         keep: "last", or "best": the params at the end of the best epoch.
         has_aux: the loss returns aux beside its value.
@@ -83,14 +89,17 @@ def fit(
         MAX_STEPS 500 [1. 2.]
     """
     stream = sources.is_stream(data)
-    objective = check_chunk_size(Objective(check.check_callable(loss_fn, "loss_fn"), has_aux, stochastic, model_state is not None, chunk_size=chunk_size))
+    objective = check.objective(loss_fn, has_aux, stochastic, model_state, chunk_size)
     params = check_params(params)
-    count = None if stream else sources.check_data(data)
+    data = data if stream else sources.as_examples(data)
+    count = None if stream else leading(data)
     check.check_length(stream, batch_size, count, epochs, steps)
     batch_size, epochs, steps = (None if n is None else int(n) for n in (batch_size, epochs, steps))  # NumPy integers too
     check.check_services(keep, patience, shuffle, callbacks, checkpoint, stop, record_every)
-    check.check_validation(validation, None if stream else data)
-    check.check_arrays("model_state", model_state)
+    validation = check.check_validation(validation, None if stream else data)
+    model_state = check.check_model_state(model_state)
+    if callbacks or checkpoint is not None:  # the user's code runs between segments, and may change what it owns
+        data, validation = (data if stream else sources.copied(data)), sources.copied(validation)
     whole = batch_size is None and not stream
     key = _key(key, stochastic, bool(shuffle) and not whole and not stream)
     inside = host.under_trace(loss_fn, params, rule, None if stream else data, key, model_state, stop, validation, resume)
@@ -104,7 +113,7 @@ def fit(
     per_epoch = None if count is None else sources.steps_per_epoch(count, plan.batch_size)
     total = steps if steps is not None or epochs is None or per_epoch is None else epochs * per_epoch
     if total is not None:
-        check.check_count("steps" if steps is not None else "epochs × steps per epoch", total, 0)
+        check_count("steps" if steps is not None else "epochs × steps per epoch", total, 0)
     stop = check.stopping_rule(None, stop, params) if whole else stop
     asked = mini_batch.Options(total, epochs, per_epoch, shuffle, record_every or 0, patience or 0, tuple(callbacks), checkpoint, progress)
     check.check_stop_kind(stop, whole)
@@ -175,8 +184,8 @@ def evaluate(
     Args:
         loss_fn: as in ``fit``.
         params: where.
-        data: a pytree of arrays with a common leading axis.
-        has_aux: the loss returns aux beside its value.
+        data: a pytree of arrays with a common leading axis; or a stream of batches, of which one pass is made and each batch counted by its rows.
+        has_aux: the loss returns aux beside its value (not for streams).
         model_state: as in ``fit``.
         key: for losses that take one; given, it is passed.
         chunk_size: rows per block, as in ``fit``.
@@ -194,8 +203,24 @@ def evaluate(
         4.5
     """
     key = None if key is None else sources.check_key(key, "the loss takes one")
-    objective = Objective(check.check_callable(loss_fn, "loss_fn"), has_aux, key is not None, model_state is not None, chunk_size=chunk_size)
-    sources.check_data(data)
+    objective = check.objective(loss_fn, has_aux, key is not None, model_state, chunk_size)
+    params, model_state = check_params(params), check.check_model_state(model_state)
+    if sources.is_stream(data):
+        if objective.has_aux:
+            raise ValueError("evaluate: has_aux=True with a stream, whose batches have an aux each; wanted has_aux=False, or arrays: type data=(X, y).")
+        return _of_stream(objective, params, model_state, data, key)
+    data = sources.as_examples(data)
     data = jax.tree.map(jnp.asarray, data)
-    seen = stepping.value(check_chunk_size(objective).laid_out(data), check_params(params), model_state, data, key)
+    seen = stepping.value(objective.laid_out(data), params, model_state, data, key)
     return seen if has_aux else seen[0]
+
+
+def _of_stream(objective, params, model_state, data, key):
+    """The mean over one pass, each batch counted by its rows."""
+    stream, total, count = sources.Stream(data), 0.0, 0
+    while stream.epoch < 0 or not stream.epoch_is_over:
+        batch = stream.take()
+        rows = leading(batch)
+        total += rows * stepping.value(objective, params, model_state, batch, key)[0]
+        count += rows
+    return total / count

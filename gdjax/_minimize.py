@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from gdjax.checks import check_callable, check_flag
 from gdjax.loop import full_batch, host, traced
-from gdjax.loop.options import check_arrays, check_callable, check_no_host, check_options, check_resume, stopping_rule
+from gdjax.loop.options import check_arrays, check_no_host, check_options, check_resume, stopping_rule
 from gdjax.objective import FiniteSum, Objective, check_params
 from gdjax.result import Result
 from gdjax.rule import Rule, as_rule
@@ -59,7 +60,7 @@ def minimize(
         >>> print(result.status.name, f"{result.params:.3f}", result.history["value"][:2])
         CONVERGED 2.000 [9.   5.76]
     """
-    objective = Objective(check_callable(fun, "fun"), has_aux=has_aux, splat=not isinstance(fun, FiniteSum), chunk_size="auto")
+    objective = Objective(check_callable(fun, "fun"), has_aux=check_flag("has_aux", has_aux), splat=not isinstance(fun, FiniteSum), chunk_size="auto")
     rule = default_rule() if rule is None else as_rule(rule)
     check_options(history, record_every, max_steps, differentiate)
     params = check_params(params)
@@ -67,7 +68,7 @@ def minimize(
         raise TypeError(f"args is {type(args).__name__}; wanted a tuple of the further arguments of fun: type args=(X, y), or args=(X,) for one.")
     if not objective.splat and len(args) != 1:
         raise ValueError(f"args has {len(args)} entries and fun is a finite_sum, which takes one, its data: type args=((X, y),).")
-    check_arrays("args", args)
+    args = check_arrays("args", args)
     stop = stopping_rule(tol, stop, params)
     check_resume(resume, full_batch.Resumable, params, rule, stop)
     run = dict(

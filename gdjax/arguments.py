@@ -32,6 +32,17 @@ def is_array(leaf: Any) -> bool:
     return isinstance(leaf, (int, float, complex)) or (hasattr(leaf, "dtype") and getattr(leaf.dtype, "kind", "f") not in "OSU")
 
 
+def short(x: Any, most: int = 60) -> str:
+    """``repr(x)`` on one line for an error, or where that is long (arrays, tables) the kind, shape and dtype."""
+    if hasattr(x, "shape") and hasattr(x, "dtype") and np.size(x) > 8:
+        return f"an array of shape {tuple(x.shape)} and dtype {x.dtype}"
+    try:
+        text = repr(x)
+    except Exception:  # a foreign object may not be able to show itself
+        text = ""
+    return text if 0 < len(text) < most and "\n" not in text else f"a {type(x).__name__}"
+
+
 def is_concrete(x: Any) -> bool:
     """True for a number whose value can be looked at now."""
     return isinstance(x, (int, float, complex, np.generic, np.ndarray)) or (isinstance(x, jax.Array) and not isinstance(x, Tracer))

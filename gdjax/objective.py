@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gdjax import tree
-from gdjax.arguments import is_array
+from gdjax.arguments import is_array, short
+from gdjax.data.arrays import as_arrays
 from gdjax.parts import blocks, convolutions, turned
 from gdjax.parts.blocks import Blocks
 from gdjax.parts.examples import Examples
@@ -344,32 +346,46 @@ def _check_model_state(old, new):
 
 
 def check_params(params: Params, argument: str = "params") -> Params:
-    """The params as arrays, if they are a non-empty pytree of real floating arrays; otherwise an error that names the leaf."""
+    """The params as arrays of their own, if they are a non-empty pytree of real floating arrays; otherwise an error that names the leaf."""
+    params = as_arrays(params, argument)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if all(is_array(leaf) and jnp.size(leaf) == 0 for _, leaf in leaves):
-        raise ValueError(f"{argument} is {params!r}, a pytree without numbers; wanted at least one floating array: pass jnp.zeros(3), for example.")
+        raise ValueError(f"{argument} is {short(params)}, a pytree without numbers; wanted at least one floating array: pass jnp.zeros(3), for example.")
     for path, leaf in leaves:
-        where = f"{argument}{jax.tree_util.keystr(path)}"
-        if not is_array(leaf):
-            raise TypeError(
-                f"{where} is {leaf!r} ({type(leaf).__name__}); wanted a floating array. Keep what is not an array out of params: "
-                "params, static = equinox.partition(model, equinox.is_inexact_array), and equinox.combine(params, static) inside the loss."
-            )
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
-            if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-                raise TypeError(f"{where} is a key ({dtype}); wanted a real floating array: pass keys as data, or as key= with stochastic=True.")
-            kind = "a complex" if jnp.issubdtype(dtype, jnp.complexfloating) else "a boolean" if dtype == jnp.bool_ else "an integer"
-            hint = "split it into real and imaginary parts" if kind == "a complex" else "write 5.0 instead of 5, or convert it: jnp.asarray(x, jnp.float32)"
-            raise TypeError(f"{where} is {kind} array ({dtype}); wanted a real floating array, since gradients are taken of it: {hint}.")
-    return jax.tree.map(lambda x: lax.convert_element_type(x, jnp.result_type(x)) if not isinstance(x, jax.Array) else x, params)
+        _check_param(f"{argument}{jax.tree_util.keystr(path)}", leaf)
+    return jax.tree.map(_own, params)
+
+
+def _own(x):
+    # NumPy's arrays are copied: JAX would read some of them where they are, and see what their owner writes there later.
+    return x if isinstance(x, jax.Array) else lax.convert_element_type(np.array(x) if isinstance(x, np.ndarray) else x, jnp.result_type(x))
+
+
+def _check_param(where: str, leaf: Any) -> None:
+    if not is_array(leaf):
+        raise TypeError(
+            f"{where} is {short(leaf)} ({type(leaf).__name__}); wanted a floating array. Keep what is not an array out of params: "
+            "params, static = equinox.partition(model, equinox.is_inexact_array), and equinox.combine(params, static) inside the loss."
+        )
+    dtype = jnp.result_type(leaf)
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise TypeError(f"{where} is a key ({dtype}); wanted a real floating array: pass keys as data, or as key= with stochastic=True.")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        kind = "a complex" if jnp.issubdtype(dtype, jnp.complexfloating) else "a boolean" if dtype == jnp.bool_ else "an integer"
+        hint = "split it into real and imaginary parts" if kind == "a complex" else "write 5.0 instead of 5, or convert it: jnp.asarray(x, jnp.float32)"
+        raise TypeError(f"{where} is {kind} array ({dtype}); wanted a real floating array, since gradients are taken of it: {hint}.")
+    if dtype.itemsize < 2:
+        raise TypeError(f"{where} has dtype {dtype}, in which steps are lost; wanted 16 bits at least: type x.astype(jnp.bfloat16), and round in the loss.")
 
 
 def check_chunk_size(objective: Objective) -> Objective:
     """The objective, if its chunk size fits its form."""
     chunk = objective.chunk_size
-    if not (chunk is None or chunk == "auto" or (isinstance(chunk, int) and not isinstance(chunk, bool) and chunk >= 1)):
-        raise ValueError(f'chunk_size is {chunk!r}; wanted "auto", None or an integer >= 1: type chunk_size=1024.')
+    if isinstance(chunk, np.integer):
+        return check_chunk_size(dataclasses.replace(objective, chunk_size=int(chunk)))
+    known = chunk is None or (isinstance(chunk, str) and chunk == "auto") or (isinstance(chunk, int) and not isinstance(chunk, bool) and chunk >= 1)
+    if not known:
+        raise ValueError(f'chunk_size is {short(chunk)}; wanted "auto", None or an integer >= 1: type chunk_size=1024.')
     if isinstance(chunk, int) and not objective.is_sum and (objective.has_aux or objective.stateful or objective.stochastic):
         raise ValueError(
             f"chunk_size is {chunk} for an opaque loss with aux, a key or model state, which cannot be taken apart; "

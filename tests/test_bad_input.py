@@ -209,8 +209,8 @@ def test_a_start_that_is_not_finite(bad):
     ("stop, a number", minimize(stop=1e-6), T, "stop is 1e-06", "type stop=gdjax.stop.grad_norm(1e-6)"),
     ("stop, a factory", minimize(stop=stop.grad_norm), T, "stop is <stop factory grad_norm", "type stop="),
     ("stop, a tuple", minimize(stop=(stop.grad_norm(1e-3),)), T, "stop is (grad_norm(atol=0.001),)", "type stop="),
-    ("differentiate, unknown", minimize(differentiate="auto"), V, "differentiate is 'auto'", "implicit, unroll", 'type differentiate="unroll"'),
-    ("differentiate, none", minimize(differentiate=None), V, "differentiate is None", "implicit, unroll"),
+    ("differentiate, unknown", minimize(differentiate="auto"), V, "differentiate is 'auto'", '"implicit" or "unroll"', 'type differentiate="unroll"'),
+    ("differentiate, none", minimize(differentiate=None), V, "differentiate is None", '"implicit" or "unroll"'),
     ("progress, yes", minimize(progress="yes"), T, "progress is 'yes'", "wanted True, False, or None"),
 )
 def test_options_of_minimize(attempt, kind, texts):

@@ -11,8 +11,8 @@ from jax.flatten_util import ravel_pytree
 
 from gdjax._sweep.found import BEST, Sweep, text_table
 from gdjax._sweep.run import sweep
+from gdjax.checks import check_count
 from gdjax.data import check_key
-from gdjax.loop.options import check_count
 from gdjax.result import Result, Status
 from gdjax.typing import Key, Params
 

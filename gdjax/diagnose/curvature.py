@@ -14,8 +14,8 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from gdjax import tree
+from gdjax.checks import check_count
 from gdjax.diagnose.problem import Problem, checked, gradient, rows_of_batches, size_of
-from gdjax.loop.options import check_count
 from gdjax.typing import Data, Key, LossFn, ModelState, Params
 
 RESOLUTION = 30  # in units of rounding of the largest curvature: below it a curvature cannot be told from 0

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gdjax import data as sources, tree
 from gdjax.loop import options as check, step as stepping
-from gdjax.objective import Objective, check_chunk_size, check_params
+from gdjax.objective import FiniteSum, Objective, check_params, leading
 
 
 class Problem(NamedTuple):
@@ -23,13 +23,14 @@ class Problem(NamedTuple):
 
 def checked(door: str, loss_fn, params, data, batch_size, key, has_aux: bool, stochastic: bool, model_state) -> tuple[Objective, Problem, int | None]:
     """(objective, problem, examples); examples are None where the loss takes no data."""
-    chunks = None if data is None else "auto"
-    loss_fn = check.check_callable(loss_fn, "loss_fn")
-    objective = check_chunk_size(Objective(loss_fn, has_aux, stochastic, model_state is not None, splat=data is None, chunk_size=chunks))
-    params = check_params(params)
+    if data is None and isinstance(loss_fn, FiniteSum):
+        raise ValueError(f"{door}: data is None and loss_fn is a finite_sum; wanted the examples it is a sum over: type gdjax.{door}(loss_fn, params, data).")
+    objective = check.objective(loss_fn, has_aux, stochastic, model_state, None if data is None else "auto", splat=data is None)
+    params, model_state = check_params(params), check.check_model_state(model_state)
     if data is not None and sources.is_stream(data):
         raise TypeError(f"{door}: data is a stream of batches; wanted arrays, of some of the data: type next(iter(stream)).")
-    count = None if data is None else sources.check_data(data)
+    data = None if data is None else sources.as_examples(data)
+    count = None if data is None else leading(data)
     if batch_size is not None:
         if count is None:
             raise ValueError(f"{door}: batch_size is {batch_size} and data is None; wanted data to take batches of, or batch_size=None.")

@@ -13,9 +13,9 @@ from jax import lax
 
 from gdjax import tree
 from gdjax.arguments import check_number
+from gdjax.checks import check_callable, check_count
 from gdjax.diagnose.problem import Problem, checked, gradient, rows_of_batches
 from gdjax.loop import lanes
-from gdjax.loop.options import check_callable, check_count
 from gdjax.rule import as_rule, needs_examples
 from gdjax.rules import sgd
 from gdjax.typing import Data, Key, LossFn, ModelState, Params

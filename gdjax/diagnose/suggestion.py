@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax import data as sources, schedules
+from gdjax.checks import check_callable, check_count
 from gdjax.diagnose.curvature import Smoothness, smoothness
 from gdjax.diagnose.ranges import WATCHED, WATCHED_LEAST, RangeTest, check_no_examples, range_test
 from gdjax.diagnose.trials import FAIRLY, LEAN, SURE, THOROUGH, Task, Trials, draws, repeated, tried, widened
 from gdjax.loop import host
-from gdjax.loop.options import check_callable, check_count, check_validation
+from gdjax.loop.options import check_validation
+from gdjax.objective import FiniteSum, leading
 from gdjax.rule import Rule, as_rule, rule as lift
 from gdjax.rules import gd, sgd
 from gdjax.typing import Data, Key, LossFn, Params
@@ -111,6 +113,7 @@ def suggest(
         >>> print(0.02 < found.learning_rate < 0.04, f"{found.smoothness.stable_below():.3f}")
         True 0.040
     """
+    sources.flattened((params, None if data is None or sources.is_stream(data) else data), "params or data")
     if host.under_trace(loss_fn, params, None if data is None or sources.is_stream(data) else data, key):
         raise ValueError("suggest: called inside jit, vmap or grad, where trials cannot be looked at; call it outside and pass learning_rate on.")
     task = _checked(loss_fn, params, data, make_rule, steps, batch_size, key, budget, validation, has_aux)
@@ -213,10 +216,14 @@ def _checked(loss_fn, params, data, make_rule, steps, batch_size, key, budget, v
         raise ValueError(f"suggest: budget is {budget!r}; wanted work in runs, above 0, or None for {THOROUGH.runs}: type budget=7.")
     if data is None and (batch_size is not None or validation is not None):
         raise ValueError("suggest: batch_size or validation without data; wanted data, a pytree of arrays with a common leading axis.")
-    if data is not None and sources.is_stream(data):
-        raise TypeError("suggest: data is a stream of batches; wanted arrays, of some of the data: type next(iter(stream)).")
-    count = None if data is None else sources.check_data(data)
-    check_validation(validation, data)
+    if data is None and isinstance(loss_fn, FiniteSum):
+        raise ValueError("suggest: data is None and loss_fn is a finite_sum; wanted the examples it is a sum over: type gdjax.suggest(loss_fn, params, data).")
+    for name, given in (("data", data), ("validation", validation)):
+        if given is not None and sources.is_stream(given):
+            raise TypeError(f"suggest: {name} is a stream of batches; wanted arrays, of some of the data: type next(iter(stream)).")
+    data = None if data is None else sources.as_examples(data)
+    count = None if data is None else leading(data)
+    validation = check_validation(validation, data)
     if key is not None or batch_size is not None or draws(params):
         key = sources.check_key(key, "the batches, or the params, are drawn from it")
     plan = THOROUGH if budget is None or budget >= THOROUGH.runs else LEAN

@@ -132,8 +132,8 @@ class Arrays:
 class Streams:
     """A stream of batches: blocks of batches of one shape, stacked, none beyond the end of an epoch."""
 
-    def __init__(self, source, start: int):
-        self.stream = sources.Stream(source)
+    def __init__(self, source, start: int, objective, state: stepping.State):
+        self.stream = sources.Stream(source, stepping.trial(objective, state))
         self.stream.skip(start)
 
     def at(self, step: int, epoch_start, last: int, most: int = 64) -> Block:
@@ -173,7 +173,8 @@ class _Driver:
         self.step, self.epochs = (0, 0) if resume is None else (int(progress.state.step), int(progress.epochs))
         self.first = self.step
         self.last = options.steps if options.steps is not None else (options.epochs * options.per_epoch if options.per_epoch else int(UNKNOWN))
-        self.source: Any = Streams(data, self.step) if plan.source == "stream" else Arrays(data, plan, options, progress.state.key)
+        streams = plan.source == "stream"
+        self.source: Any = Streams(data, self.step, plan.objective, progress.state) if streams else Arrays(data, plan, options, progress.state.key)
         self.progress, self.aux, self.tail, self.code, self.reason, self.judged = progress, None, None, RUNNING, -1, None
         self.parts = [] if resume is None else [_earlier(resume, plan.names, self.step)]
         records = max(self.last - self.step, 1) // (options.record_every or options.per_epoch or 1) + 2

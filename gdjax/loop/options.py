@@ -6,34 +6,37 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gdjax import data as sources, stop as stopping
-from gdjax.arguments import is_array
+from gdjax.arguments import is_array, short
+from gdjax.checks import check_callable, check_choice, check_count, check_flag, check_names
 from gdjax.loop.deterministic import HISTORY
+from gdjax.objective import Objective, check_chunk_size
 from gdjax.result import Result
 
 DIFFERENTIATE = ("implicit", "unroll")
-MOST = np.iinfo(np.int32).max // 2  # steps are counted in int32
+KEEP = ("last", "best")
 
 
-def check_callable(fun, name):
-    """The loss, if it can be called and hashed."""
-    if not callable(fun):
-        raise TypeError(f"{name} is {fun!r}; wanted a function of params that returns a scalar loss: type lambda w: jnp.sum(w**2), for example.")
-    try:
-        hash(fun)
-    except TypeError:
-        raise TypeError(f"{name} ({type(fun).__name__}) is not hashable, so its compilation cannot be kept; wrap it: lambda *a: {name}(*a).") from None
-    return fun
-
-
-def check_arrays(argument, given) -> None:
-    """An error for a leaf that is no array, named with its place."""
+def check_arrays(argument, given) -> Any:
+    """The pytree as arrays; an error for a leaf that is none, named with its place."""
+    given = sources.as_arrays(given, argument)
     for path, leaf in jax.tree_util.tree_leaves_with_path(given):
         if not is_array(leaf):
             where = f"{argument}{jax.tree_util.keystr(path)}"
             raise TypeError(f"{where} is {leaf!r} ({type(leaf).__name__}); wanted arrays: keep all else in the function, by functools.partial or a closure.")
+    return given
+
+
+def objective(loss_fn, has_aux, stochastic, model_state, chunk_size, splat=False) -> Objective:
+    """The loss with what the door was told about it."""
+    flags = check_flag("has_aux", has_aux), check_flag("stochastic", stochastic), model_state is not None
+    return check_chunk_size(Objective(check_callable(loss_fn, "loss_fn"), *flags, splat, chunk_size=chunk_size))
+
+
+def check_model_state(given) -> Any:
+    """The model state as arrays of the dtypes it keeps."""
+    return jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x, jnp.result_type(x)), check_arrays("model_state", given))
 
 
 def check_options(history, record_every, max_steps, differentiate="implicit") -> None:
@@ -41,22 +44,12 @@ def check_options(history, record_every, max_steps, differentiate="implicit") ->
     check_history(history, HISTORY)
     check_count("record_every", record_every, 1)
     check_count("max_steps", max_steps, 0)
-    if differentiate not in DIFFERENTIATE:
-        raise ValueError(f'differentiate is {differentiate!r}; wanted one of {", ".join(DIFFERENTIATE)}: type differentiate="unroll".')
+    check_choice("differentiate", differentiate, DIFFERENTIATE, "unroll")
 
 
 def check_history(history, known) -> None:
     """An error for a name that is not recorded."""
-    wrong = [name for name in history if name not in known] if isinstance(history, (tuple, list)) else [history]
-    if wrong:
-        raise ValueError(f'history names {wrong[0]!r}; wanted a tuple of {", ".join(known)}: type history=("value", "grad_norm").')
-
-
-def check_count(name, value, low) -> None:
-    """An error for anything but an integer from ``low`` on."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= MOST:
-        limit = f" and <= {MOST}" if isinstance(value, (int, np.integer)) and value > MOST else ""
-        raise ValueError(f"{name} is {value!r}; wanted an integer >= {low}{limit}: type {name}={max(low, 100)}.")
+    check_names("history", history, known, 'history=("value", "grad_norm")')
 
 
 def check_length(stream, batch_size, count, epochs, steps) -> None:
@@ -75,35 +68,46 @@ def check_length(stream, batch_size, count, epochs, steps) -> None:
 
 def check_services(keep, patience, shuffle, callbacks, checkpoint, stop, record_every) -> None:
     """Errors for options of a fit that name nothing."""
-    if keep not in ("last", "best"):
-        raise ValueError(f'keep is {keep!r}; wanted "last" or "best": type keep="best".')
-    if shuffle is True or shuffle not in sources.ORDERS:
-        raise ValueError(f'shuffle is {shuffle!r}; wanted "epoch", "replacement" or False: type shuffle="epoch".')
+    check_choice("keep", keep, KEEP, "best")
+    check_choice("shuffle", shuffle, sources.ORDERS, "epoch")
     for name, value in {"patience": patience, "record_every": record_every}.items():
         if value is not None:
             check_count(name, value, 1)
     if not isinstance(callbacks, (tuple, list)) or any(not callable(callback) for callback in callbacks):
-        raise TypeError(f"callbacks is {callbacks!r}; wanted a tuple of functions of a report: type callbacks=(callback,).")
+        raise TypeError(f"callbacks is {short(callbacks)}; wanted a tuple of functions of a report: type callbacks=(callback,).")
     if checkpoint is not None and not callable(checkpoint):
-        raise TypeError(f"checkpoint is {checkpoint!r}; wanted a function of the state: type checkpoint=lambda state: save(state).")
+        raise TypeError(f"checkpoint is {short(checkpoint)}; wanted a function of the state: type checkpoint=lambda state: save(state).")
     if stop is not None and not isinstance(stop, stopping.Stop):
-        raise TypeError(f"stop is {stop!r}; wanted a stopping rule: type stop=gdjax.stop.target(0.1).")
+        raise TypeError(f"stop is {short(stop)}; wanted a stopping rule: type stop=gdjax.stop.target(0.1).")
 
 
-def check_validation(validation, data) -> None:
-    """An error for validation data that the loss would read otherwise than the data. ``data`` is None for streams, whose batches are not known yet."""
+def check_validation(validation, data) -> Any:
+    """Validation data as arrays, or the batches of a stream; an error where the loss would read them otherwise than the data.
+
+    ``data`` is None for streams, whose batches are not known yet.
+    """
     if validation is None:
-        return
-    sources.check_data(validation, "validation")
+        return None
+    if sources.is_stream(validation):
+        validation = sources.read(validation, "validation")
+        _check_alike(jax.tree.map(lambda x: x[0], validation.batches[0]), data)
+        return validation
+    validation = sources.as_examples(validation, "validation")
+    _check_alike(validation, data)
+    return validation
+
+
+def _check_alike(validation, data) -> None:
     if data is None:
         return
-    if jax.tree.structure(validation) != jax.tree.structure(data):
+    mine, theirs = (jax.tree_util.tree_leaves_with_path(x) for x in (validation, data))
+    if [path for path, _ in mine] != [path for path, _ in theirs]:
         got, wanted = jax.tree.structure(validation), jax.tree.structure(data)
         raise ValueError(f"validation has the structure {got}; wanted that of data, {wanted}: type validation=(X_validation, y_validation), for example.")
-    for (path, mine), theirs in zip(jax.tree_util.tree_leaves_with_path(validation), jax.tree.leaves(data), strict=True):
-        if mine.shape[1:] != theirs.shape[1:]:
+    for (path, my_leaf), (_, their_leaf) in zip(mine, theirs, strict=True):
+        if my_leaf.shape[1:] != their_leaf.shape[1:]:
             where = f"validation{jax.tree_util.keystr(path)}"
-            raise ValueError(f"{where} has rows of shape {mine.shape[1:]}; wanted {theirs.shape[1:]}, as in data: check how the two were split.")
+            raise ValueError(f"{where} has rows of shape {my_leaf.shape[1:]}; wanted {their_leaf.shape[1:]}, as in data: check how the two were split.")
 
 
 def check_stop_kind(stop, whole: bool) -> None:
@@ -151,7 +155,7 @@ def _check_same(what, before, now) -> None:
 def stopping_rule(tol, stop, params) -> stopping.Stop:
     """The stopping rule that tol and stop stand for."""
     if stop is not None and not isinstance(stop, stopping.Stop):
-        raise TypeError(f"stop is {stop!r}; wanted a stopping rule: type stop=gdjax.stop.grad_norm(1e-6).")
+        raise TypeError(f"stop is {short(stop)}; wanted a stopping rule: type stop=gdjax.stop.grad_norm(1e-6).")
     if stop is not None:
         check_scalars("stop", stop)
     if tol is None:
@@ -159,7 +163,7 @@ def stopping_rule(tol, stop, params) -> stopping.Stop:
     try:
         by_norm = stopping.grad_norm(tol)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"tol is {tol!r}; wanted a number >= 0: type tol=1e-6.") from None
+        raise type(error)(f"tol is {short(tol)}; wanted a number >= 0: type tol=1e-6.") from None
     check_scalars("tol", by_norm)
     return by_norm if stop is None else by_norm | stop
 

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from gdjax import tree
+from gdjax.data.streams import Stacks
 from gdjax.loop import lanes
 from gdjax.objective import Evaluation, Objective, check_chunk_size, check_params
 from gdjax.rule import Rule, argument_of, as_rule
@@ -108,6 +109,22 @@ def value_and_grad(objective: Objective, params, model_state, batch, key, weight
 def value(objective: Objective, params, model_state, batch, key):
     """(loss, aux) on a batch, no gradient."""
     return objective.value(params, batch, model_state=model_state, key=key)
+
+
+def trial(objective: Objective, state: State):
+    """A function of a batch that traces the loss of it, without computing anything: it raises what the loss raises."""
+    shapes = jax.eval_shape(lambda: state)  # the arrays themselves are given away to the first segment of a run
+    return lambda batch: jax.eval_shape(lambda s, b: value(objective, s.params, s.model_state, b, step_key(objective, s)), shapes, batch)
+
+
+def held_out(objective: Objective, params, model_state, data, key):
+    """The loss of data in memory, or of the batches of a stream that were kept: their mean, each counted by its rows."""
+    if not isinstance(data, Stacks):
+        return value(objective, params, model_state, data, key)[0]
+    of_batch = lambda batch: value(objective, params, model_state, batch, key)[0]  # noqa: E731
+    rows = [np.shape(jax.tree.leaves(stack)[0])[:2] for stack in data.batches]
+    sums = [each * jnp.sum(jax.lax.map(of_batch, stack)) for (_, each), stack in zip(rows, data.batches, strict=True)]
+    return sum(sums[1:], sums[0]) / sum(batches * each for batches, each in rows)
 
 
 def _value(objective, params, fixed):

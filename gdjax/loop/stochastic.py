@@ -282,7 +282,7 @@ def end_epoch(plan: Plan, rule, run: Run, stop, numbers: Numbers, validation) ->
 def _validate(plan: Plan, state, params, validation):
     key = None if state.key is None else jax.random.fold_in(state.key, 0xFFFFFFFF)  # no step has this number
     key = key if plan.objective.stochastic else None
-    return stepping.value(plan.objective, params, state.model_state, validation, key)[0]
+    return stepping.held_out(plan.objective, params, state.model_state, validation, key)
 
 
 def _since_record(plan: Plan, progress: Progress):
