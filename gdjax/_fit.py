@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from gdjax import data as sources
 from gdjax.checks import check_count
-from gdjax.loop import batches, full_batch, host, mini_batch, options as check, step as stepping, stochastic, traced
+from gdjax.loop import batches, deterministic, full_batch, host, mini_batch, options as check, step as stepping, stochastic, traced
+from gdjax.loop.epochs import Services
 from gdjax.objective import check_params, leading
 from gdjax.result import Result
 from gdjax.rule import Rule, as_rule
@@ -60,15 +61,16 @@ def fit(
             ``minimize``.
         history: of "value", "grad_norm", "learning_rate", "evaluations", "validation" (full batches: see ``minimize``).
         record_every: steps between records; the value recorded is the mean since the last one. None: once an epoch.
-        validation: data whose loss is taken at the end of every epoch; it decides ``patience`` and ``keep="best"``. A stream is read once, at the start, and
-            kept: the loss is the mean over its batches, each counted by its rows.
-        patience: STOPPED after so many epochs without a better validation loss (without validation: mean training loss).
+        validation: data whose loss is taken at the end of every epoch (full batches: at every point evaluated, the start included); it decides ``patience`` and
+            ``keep="best"``. A stream is read once, at the start, and kept: the loss is the mean over its batches, each counted by its rows.
+        patience: STOPPED after so many epochs without a better validation loss (without validation: mean training loss; full batches: the loss).
         keep: "last", or "best": the params at the end of the best epoch.
         has_aux: the loss returns aux beside its value.
         stochastic: the loss takes a key, folded anew at every step.
         model_state: a pytree carried from step to step through the loss, such as batch statistics.
-        callbacks: functions of a report (``step, epoch, value, validation, params, model_state``), called at the end of every epoch; one that returns True
-            stops the run.
+        callbacks: functions of a report (``step, epoch, value, validation, params, model_state``), called at the end of every epoch, which for full batches
+            is a step; one that returns True stops the run. ``value`` is the mean training loss of the epoch; for full batches the loss at ``params``. Neither
+            callbacks nor the other services change what a run computes.
         progress: True or False, or None for a bar on a terminal once the run has taken two seconds. Needs the extra ``progress``.
         checkpoint: a function called with the resumable state at the end of every epoch.
         resume: ``result.state`` of an earlier run; with the same arguments, N steps and M more are N + M steps bit for bit.
@@ -106,25 +108,24 @@ def fit(
     if inside:
         check.check_pure(stop, stream, callbacks, checkpoint, progress)
     common = dict(objective=objective, params=params, key=key, model_state=model_state, resume=resume)
-    if whole and not (validation is not None or patience or keep == "best" or callbacks or checkpoint):
-        return _full_batch(inside, rule, data, epochs if steps is None else steps, stop, history, record_every, progress, **common)
-    plan = _plan(objective, history, batch_size, count, bool(shuffle), whole, keep, validation, bool(record_every))
+    if whole:
+        services = Services(validation, patience or 0, keep == "best", tuple(callbacks), checkpoint)
+        return _full_batch(inside, rule, data, epochs if steps is None else steps, stop, history, record_every, progress, services, **common)
+    plan = _plan(objective, history, batch_size, count, bool(shuffle), keep, validation, bool(record_every))
     plan = plan._replace(independent=shuffle == "replacement" and plan.source == "rows")
     per_epoch = None if count is None else sources.steps_per_epoch(count, plan.batch_size)
     total = steps if steps is not None or epochs is None or per_epoch is None else epochs * per_epoch
     if total is not None:
         check_count("steps" if steps is not None else "epochs × steps per epoch", total, 0)
-    stop = check.stopping_rule(None, stop, params) if whole else stop
     asked = mini_batch.Options(total, epochs, per_epoch, shuffle, record_every or 0, patience or 0, tuple(callbacks), checkpoint, progress)
-    check.check_stop_kind(stop, whole)
-    default = default_full_batch_rule if whole else lambda: default_rule(total)
-    rule = default() if rule is None else as_rule(rule)
+    check.check_stop_kind(stop)
+    rule = default_rule(total) if rule is None else as_rule(rule)
     offered = {} if resume is None else batches.offered_at_start(plan, rule, data, key)
     check.check_resume(resume, mini_batch.Resumable, params, rule, stop, params if plan.keep_best else (), offered)
     return (mini_batch.traced if inside else mini_batch.on_host)(plan, asked, rule, params, data, key, model_state, stop, validation, resume)
 
 
-def _plan(objective, history, batch_size, count, shuffled, whole, keep, validation, records) -> batches.Plan:
+def _plan(objective, history, batch_size, count, shuffled, keep, validation, records) -> batches.Plan:
     """What the program of a mini-batch run is compiled for; ``count`` is None for streams."""
     check.check_history(history, stochastic.HISTORY)
     return batches.Plan(
@@ -132,8 +133,7 @@ def _plan(objective, history, batch_size, count, shuffled, whole, keep, validati
         names=tuple(history),
         batch_size=batch_size or count or stochastic.FUSED_BELOW,
         count=count or 0,
-        source="stream" if count is None else "rows" if shuffled and not whole else "order",
-        whole=whole,
+        source="stream" if count is None else "rows" if shuffled else "order",
         keep_best=keep == "best",
         validate=validation is not None,
         records=records,
@@ -147,12 +147,14 @@ def _key(key, stochastic: bool, shuffled: bool):
     return sources.check_key(key, "the loss is stochastic" if stochastic else "the order of the data is drawn from it")
 
 
-def _full_batch(inside, rule, data, steps, stop, history, record_every, progress, *, objective, params, key, model_state, resume) -> Result:
+def _full_batch(inside, rule, data, steps, stop, history, record_every, progress, services, *, objective, params, key, model_state, resume) -> Result:
     """The whole data set at every step: the same loop as ``minimize``."""
-    check.check_options(history, record_every or 1, steps)
+    check.check_history(history, (*deterministic.HISTORY, "validation"))
+    check_count("max_steps", steps, 0)
     rule = default_full_batch_rule() if rule is None else as_rule(rule)
     stop = check.stopping_rule(None, stop, params)
-    check.check_resume(resume, full_batch.Resumable, params, rule, stop)
+    check.check_resume(resume, full_batch.Resumable, params, rule, stop, params if services.keep_best else ())
+    unnamed = () if services.validation is None or "validation" in history else ("validation",)
     run = dict(
         objective=objective,
         rule=rule,
@@ -162,9 +164,10 @@ def _full_batch(inside, rule, data, steps, stop, history, record_every, progress
         model_state=model_state,
         stop=stop,
         max_steps=int(steps),
-        names=tuple(history),
+        names=(*history, *unnamed),
         record_every=int(record_every or 1),
         resume=resume,
+        services=services,
     )
     return traced.run(**run, differentiate="unroll") if inside else full_batch.on_host(**run, progress=progress)
 

@@ -21,7 +21,6 @@ class Plan(NamedTuple):
     batch_size: int
     count: int  # examples
     source: str  # "rows", "order", "stream": where a batch comes from
-    whole: bool  # every batch is the whole data set: its gradient is the full one
     keep_best: bool
     validate: bool
     records: bool  # records are not the ends of epochs

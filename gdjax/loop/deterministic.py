@@ -34,6 +34,7 @@ class Resumable(NamedTuple):
 
     progress: Progress
     history: dict[str, Any]  # what was recorded so far
+    watched: Any = ()  # what is known of its epochs, where they are compared
 
 
 class Run(NamedTuple):
@@ -97,7 +98,7 @@ def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every,
         # The first step stands alone, so that the start is known to the others without being carried along.
         ends = jnp.minimum(jnp.where(step == 0, 1, (lax.div(step, jnp.int32(every)) + 1) * every), until)
         inner = run._replace(history=block, rows=jnp.int32(0))
-        turns = None if trips is None else Turns(every, known and known.live(index))
+        turns = None if trips is None else Turns(min(every, trips), known and known.live(index))
         inner = _steps(lambda run: goes_on(run, ends), body, inner, rule, turns, objective.rows_of(batch), compact)
         inner = _noted(inner, step)
         run = inner._replace(history=lax.dynamic_update_slice_in_dim(history, inner.history, rows, 0), rows=rows + inner.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NoReturn
 
@@ -13,9 +14,11 @@ from jax.core import Tracer
 from gdjax import tree
 from gdjax.loop import deterministic, host, one_kernel, step as stepping
 from gdjax.loop.deterministic import Progress, Resumable, Run
+from gdjax.loop.epochs import AFTER_STOPS, NO_SERVICES, Services, best_point, look_at, unwatched
+from gdjax.loop.stochastic import reported
 from gdjax.result import RUNNING, Diagnosis, Result, Status
 
-MOST_RECORDS = 1 << 18
+SMALLEST, MOST_RECORDS = 1024, 1 << 18  # rows of a history buffer
 
 
 @functools.partial(jax.jit, static_argnames=("objective", "names"))
@@ -31,94 +34,196 @@ def _segment(objective, rule, progress, batch, stop, until, max_steps, record_ev
 
 def capacity_for(records: int) -> int:
     """Rows of the history buffer: few sizes, so that another number of steps does not compile anew."""
-    return next(size for size in (1024, 1 << 14, MOST_RECORDS) if records <= size or size == MOST_RECORDS)
+    return next(size for size in (SMALLEST, 1 << 14, MOST_RECORDS) if records <= size or size == MOST_RECORDS)
 
 
-def on_host(*, objective, rule, params, batch, stop, max_steps, names, record_every, resume, progress, key=None, model_state=None) -> Result:
+def resumed(before: Progress, stop, names) -> Progress:
+    """The progress of an earlier run for one that records other things: what only they need begins unknown."""
+    unknown = jnp.full_like(before.seen.previous_value, jnp.nan)
+    squared, rated = stop.build().needs_update or "update_norm" in names, "learning_rate" in names
+    square = () if not squared else unknown if isinstance(before.square, tuple) else before.square
+    rate = () if not rated else jnp.float32(jnp.nan) if isinstance(before.learning_rate, tuple) else before.learning_rate
+    return before._replace(square=square, learning_rate=rate)
+
+
+def on_host(*, progress, services: Services = NO_SERVICES, **run) -> Result:
     """A run in compiled segments, the host between them."""
-    batch = host.on_device(batch)  # on the device once, not per segment
-    objective = objective.laid_out(batch)
-    inputs = _begin(objective, rule, params, batch, key, model_state, stop, names) if resume is None else resume.progress
-    history = _History(names, record_every, resume)
-    older, step = None, int(inputs.state.step)
-    capacity = capacity_for((max_steps - step) // record_every + 2)
-    limits = [float(limit) for m in stop.members() if (limit := m.build().seconds) is not None]
-    work = 10 * tree.size(params) + sum(getattr(x, "size", 1) for x in jax.tree.leaves(batch))
-    compact = one_kernel.possible(inputs, batch)
-    plain = compact and 10 * work < one_kernel.PLAIN_BELOW
+    driver = _Driver(services, **run)
+    limits = [float(limit) for m in driver.stop.members() if (limit := m.build().seconds) is not None]
+    with host.Watch(driver.max_steps, progress, min(limits, default=None), driver.begun_at, driver.so_far) as watch:
+        return driver.run(watch)
 
-    def segment(inputs, until, last):
-        nonlocal compact
-        try:
-            return _segment(objective, rule, inputs, batch, stop, until, last, record_every, names, capacity, compact, plain=plain)
-        except jax.errors.JaxRuntimeError as error:
-            if not (compact and one_kernel.refused(error)):
-                raise
-            compact = False
-            return segment(inputs, until, last)
 
-    with host.Watch(max_steps, work, progress, min(limits, default=None), step) as watch:
+class _Driver:
+    """The segments of one run. Between two of them ``at`` and ``step`` say how far it has come, and ``before`` where the last one began."""
+
+    def __init__(self, services, *, objective, rule, params, batch, stop, max_steps, names, record_every, resume, key=None, model_state=None):
+        self.batch, self.held_out = host.on_device((batch, services.validation))  # on the device once, not per segment
+        self.as_given, self.objective = objective, objective.laid_out(self.batch)
+        self.rule, self.stop, self.max_steps, self.record_every, self.services = rule, stop, max_steps, record_every, services
+        self.names = tuple(name for name in names if name != "validation")  # which is no business of the program
+        start = (self.objective, rule, params, self.batch, key, model_state, stop, self.names)
+        self.at = _begin(*start) if resume is None else resumed(resume.progress, stop, self.names)
+        self.step = self.begun_at = int(self.at.state.step)
+        self.before, self.made = None, None
+        fresh = unwatched(services, rule, self.at.state)
+        known = resume is not None and jax.tree.structure(resume.watched) == jax.tree.structure(fresh)
+        self.watched = resume.watched if known else fresh
+        self.told = self.begun_at if known else self.begun_at - 1  # the step up to which points have been looked at
+        self.history = _History(names, record_every, resume, self.step, self.at.seen.initial_value.dtype)
+        self.capacity = SMALLEST if services.any else capacity_for((max_steps - self.step) // record_every + 2)
+        work = 10 * tree.size(self.at.state.params) + sum(getattr(x, "size", 1) for x in jax.tree.leaves(self.batch))
+        self.compact = one_kernel.possible(self.at, self.batch)
+        self.plain = self.compact and 10 * work < one_kernel.PLAIN_BELOW
+
+    def run(self, watch) -> Result:
+        """Segment after segment, until a verdict or until the host asks to stop."""
         while True:
-            first, reach = step, step + min(watch.length(), (capacity - 2) * record_every)
-            run = segment(inputs, reach if reach < max_steps else max_steps + 1, max_steps)
+            if (asked := watch.asked()) != RUNNING:
+                return self._result(self._stopped(asked, self._limit() if asked == Status.STOPPED else -1))
+            run = self._segment(self.at, self._until(watch), self.max_steps)
             code, step, value, norm = (x.item() for x in jax.device_get((run.code, run.progress.state.step, run.value, run.grad_norm)))
             watch.saw(step, value)
-            if code != RUNNING and not (np.isfinite(value) and np.isfinite(norm)):
-                run, first = _before_it_broke(run, segment, (inputs, first), older, history)
-            history.add(run, first)
-            asked = RUNNING if code != RUNNING else watch.asked()
-            if code == RUNNING and asked != RUNNING:
-                # The host stops here: one more evaluation, so that value and gradient norm belong to the params that are returned.
-                last = segment(run.progress, step + 1, step)
-                limited = next((i for i, m in enumerate(stop.members()) if m.build().seconds is not None), -1)
-                if np.isfinite(float(last.value)) and np.isfinite(float(last.grad_norm)):
-                    run, first = last._replace(code=jnp.int32(asked), reason=jnp.int32(limited if asked == Status.STOPPED else -1)), step
-                else:
-                    run, first = _before_it_broke(last, segment, (run.progress, step), (inputs, first), history)
-                history.add(run, first)
-            if code != RUNNING or asked != RUNNING:
-                return finish(run, objective, rule, batch, history.arrays(), tuple(m.factory.__name__ for m in stop.members()))
-            older, inputs = (inputs, first), run.progress
+            if code != RUNNING:
+                return self._result(self._looked_at(run) if np.isfinite(value) and np.isfinite(norm) else self._before_it_broke(run))
+            self.history.add(run, self.step)
+            if (reason := self._look(run)) is not None:
+                return self._result(self._stopped(Status.STOPPED, reason))
+            self.before, self.at, self.step = (self.at, self.step), run.progress, step
+
+    def _until(self, watch) -> int:
+        """Where the next segment ends: one step on, where every point is looked at."""
+        if self.services.any:
+            return self.step + 1
+        until = self.step + min(watch.length(), (self.capacity - 2) * self.record_every)
+        return until if until < self.max_steps else self.max_steps + 1  # the last step's point is evaluated too
+
+    def so_far(self) -> Result | None:
+        """The result if the run ended here, for an exception to carry away; None where nothing has been done."""
+        if self.made is None and self.step > self.begun_at:
+            self.told = self.step  # callbacks are not called again
+            self._result(self._stopped(Status.INTERRUPTED, -1))
+        return self.made
+
+    def _segment(self, progress, until, last) -> Run:
+        numbers = (until, last, self.record_every, self.names, self.capacity)
+        try:
+            return _segment(self.objective, self.rule, progress, self.batch, self.stop, *numbers, self.compact, plain=self.plain)
+        except jax.errors.JaxRuntimeError as error:
+            if not (self.compact and one_kernel.refused(error)):
+                raise
+            self.compact = False
+            return self._segment(progress, until, last)
+
+    def _stopped(self, code: int, reason: int) -> Run:
+        """The run, ended here by the host: one more evaluation, so that value and gradient norm belong to the params that are returned."""
+        self.history.cut(self.step)
+        last = self._segment(self.at, self.step + 1, self.step)
+        if not (np.isfinite(float(last.value)) and np.isfinite(float(last.grad_norm))):
+            return self._before_it_broke(last)
+        return self._looked_at(last._replace(code=jnp.int32(code), reason=jnp.int32(reason)))
+
+    def _looked_at(self, run: Run) -> Run:
+        """A run that has ended at a sound point, which is recorded and looked at."""
+        self.history.add(run, self.step)
+        self._look(run)
+        return run
+
+    def _before_it_broke(self, run: Run) -> Run:
+        """Runs again up to the last point at which loss and gradient were finite. Nothing is kept for this while all goes well: the run is deterministic."""
+        broke = int(run.progress.state.step)
+        if broke == self.step:  # at the first evaluation of this segment: the last step of the segment before led there
+            if self.before is None:
+                raise_not_finite(float(run.value), float(run.grad_norm))
+            self.at, self.step = self.before
+        self.history.cut(self.step)
+        sound = self._segment(self.at, broke, broke - 1)
+        # The evaluations of the second pass are not counted: they are ours, not the algorithm's, and a traced run has none.
+        made = run.progress.state.evaluations + run.count - sound.progress.state.evaluations
+        sound = sound._replace(code=run.code, reason=run.reason, growth=run.growth, count=made)
+        self.history.add(sound, self.step)
+        return sound
+
+    def _limit(self) -> int:
+        return next(i for i, m in enumerate(self.stop.members()) if m.build().seconds is not None)
+
+    def _look(self, run: Run) -> int | None:
+        """What is done where an epoch ends, at the point where this segment, of one step, began: the reason to stop there, if there is one."""
+        services, step, state, members = self.services, self.step, self.at.state, len(self.stop.members())
+        if not services.any or step <= self.told:
+            return None
+        self.told = step
+        if services.watches:
+            self.watched = look_at(self.as_given, self.rule, self.watched, state, run.value, self.held_out)
+        validation = float("nan") if self.held_out is None else float(self.watched.validation)
+        self.history.validation[step] = validation
+        if step > self.begun_at and services.checkpoint is not None:
+            services.checkpoint(self._resumable(self.at))
+        if step > self.begun_at and services.callbacks:
+            report = host.Report(step, step, float(run.value), validation, reported(self.rule, state), state.model_state)
+            if any([host.says_stop(callback(report)) for callback in services.callbacks]):
+                return members + 1
+        return members if services.patience and int(self.watched.waited) >= services.patience else None
+
+    def _resumable(self, progress: Progress) -> Resumable:
+        return Resumable(progress, self.history.arrays(), self.watched)
+
+    def _result(self, run: Run) -> Result:
+        made = finish(run, self.objective, self.rule, self.batch, self._resumable(run.progress), reasons(self.stop))
+        self.made = with_the_best(made, self.watched, self.objective, self.batch) if self.services.keep_best else made
+        return self.made
 
 
-def _before_it_broke(run: Run, segment, here, older, history):
-    """Runs again up to the last point at which loss and gradient were finite. Nothing is kept for this while all goes well: the run is deterministic."""
-    step, (inputs, first) = int(run.progress.state.step), here
-    if step == first:  # it broke at the first evaluation of this segment: the last step of the segment before led there
-        if older is None:
-            raise_not_finite(float(run.value), float(run.grad_norm))
-        inputs, first = older
-        history.drop_last()
-    sound = segment(inputs, step, step - 1)
-    # The evaluations of the second pass are not counted: they are ours, not the algorithm's, and a traced run has none.
-    made = run.progress.state.evaluations + run.count - sound.progress.state.evaluations
-    return sound._replace(code=run.code, reason=run.reason, growth=run.growth, count=made), first
+def reasons(stop) -> tuple[str, ...]:
+    """What may stop a run, by name, in the order in which runs number them."""
+    return (*(m.factory.__name__ for m in stop.members()), *AFTER_STOPS)
 
 
 class _History:
-    """Rows drained from the segments of a run, after those of the run it resumes."""
+    """Rows drained from the segments of a run, after those of the run it resumes; NaN for what was not recorded then."""
 
-    def __init__(self, names, every, resume):
-        self.names, self.every, self.parts = names, every, []
-        if resume is not None and set(resume.history) == {"step", *names}:
-            # A resumed run judges, and records, its first point again.
-            before = {name: np.asarray(column) for name, column in resume.history.items()}
-            keep = (before["step"] >= 0) & (before["step"] < int(resume.progress.state.step))
-            self.parts.append((before["step"][keep], np.stack([before[name][keep] for name in names] or [np.zeros((keep.sum(), 0))], 1)))
+    def __init__(self, names, every, resume, begun_at: int, dtype):
+        self.names, self.every, self.dtype = names, every, dtype
+        self.inside = tuple(name for name in names if name != "validation")
+        self.validation: dict[int, float] = {}  # by step
+        self.steps: list[np.ndarray] = [np.zeros(0, np.int32)]
+        self.rows: list[np.ndarray] = [np.zeros((0, len(self.inside)), dtype)]
+        if resume is not None:
+            self._take(resume.history, begun_at)
+
+    def _take(self, earlier, begun_at: int) -> None:
+        earlier = {name: np.asarray(column) for name, column in earlier.items()}
+        steps = earlier["step"]
+        keep = (steps >= 0) & (steps < begun_at)  # a resumed run judges, and records, its first point again
+        unknown = np.full(len(steps), np.nan, self.dtype)
+        columns = [earlier.get(name, unknown)[keep] for name in self.inside]
+        self.steps.append(steps[keep])
+        self.rows.append(np.stack(columns, 1) if columns else np.zeros((keep.sum(), 0), self.dtype))
+        self.validation = dict(zip(steps.tolist(), earlier.get("validation", unknown).tolist(), strict=True))
 
     def add(self, run: Run, first: int) -> None:
+        """The rows of a segment that began at this step."""
         count, last = int(run.rows), int(run.progress.state.step)
-        steps = -(-first // self.every) * self.every + self.every * np.arange(count)
+        steps = -(-first // self.every) * self.every + self.every * np.arange(count, dtype=np.int32)
         if count and int(run.code) != RUNNING:
             steps[-1] = last
-        self.parts.append((steps.astype(np.int32), np.asarray(run.history)[:count].copy()))
+        self.steps.append(steps)
+        self.rows.append(np.asarray(run.history)[:count].copy())
 
-    def drop_last(self) -> None:
-        self.parts.pop()
+    def cut(self, step: int) -> None:
+        """Forgets the rows from this step on: they are made again."""
+        keep = [steps < step for steps in self.steps]
+        self.steps = [steps[here] for steps, here in zip(self.steps, keep, strict=True)]
+        self.rows = [rows[here] for rows, here in zip(self.rows, keep, strict=True)]
 
     def arrays(self) -> dict[str, Any]:
-        steps, rows = (np.concatenate(column) for column in zip(*self.parts, strict=True))
-        return {"step": steps} | {name: rows[:, i] for i, name in enumerate(self.names)}
+        """One array for each name, and the steps."""
+        self.steps, self.rows = [np.concatenate(self.steps)], [np.concatenate(self.rows)]
+        [steps], [rows] = self.steps, self.rows
+        columns = {name: rows[:, i].copy() for i, name in enumerate(self.inside)}
+        if "validation" in self.names:
+            columns["validation"] = np.array([self.validation.get(step, np.nan) for step in steps.tolist()], self.dtype)
+        return {"step": steps.copy()} | {name: columns[name] for name in self.names}
 
 
 def raise_not_finite(value: float, norm: float) -> NoReturn:
@@ -140,8 +245,8 @@ def as_numpy(*numbers: Any) -> tuple[Any, ...]:
     return numbers if any(isinstance(x, Tracer) for x in numbers) else tuple(jax.device_get(numbers))
 
 
-def finish(run: Run, objective, rule, batch, history: dict[str, Any], reasons: tuple[str, ...]) -> Result:
-    """The result of a run that has ended, on the host or in a trace."""
+def finish(run: Run, objective, rule, batch, resumable: Resumable, reasons: tuple[str, ...]) -> Result:
+    """The result of a run that has ended, on the host or in a trace; ``resumable``: its history, and what was watched, with any progress."""
     state, seen = run.progress.state, run.progress.seen
     last, value, grad_norm = run.previous or (state.params, run.value, run.grad_norm)
     made, broke, count, spent, code = as_numpy(state.step, run.broke, run.count, state.evaluations, run.code)
@@ -169,12 +274,32 @@ def finish(run: Run, objective, rule, batch, history: dict[str, Any], reasons: t
         code=run.code,
         steps=steps,
         evaluations=evaluations,
-        history=history,
-        state=Resumable(run.progress._replace(state=state._replace(params=last, step=steps)), history),
+        history=resumable.history,
+        state=resumable._replace(progress=run.progress._replace(state=state._replace(params=last, step=steps))),
         aux=run.aux,
         rule=rule,
         model_state=state.model_state,
         diagnosis=diagnosis,
         kind="full batch",
         reasons=reasons,
+    )
+
+
+def with_the_best(result: Result, watched, objective, batch) -> Result:
+    """The result with the params of the best epoch, and of them what is said of params: one more evaluation."""
+    value, grad_norm, aux = best_point(objective, watched, result.state.progress.state, batch)
+    # That the run has converged is not true of another point.
+    code, epoch, steps = as_numpy(result.code, watched.epoch, result.steps)
+    elsewhere = (code == Status.CONVERGED) & (epoch != steps)
+    diagnosis = result.diagnosis
+    return dataclasses.replace(
+        result,
+        params=watched.best[0],
+        model_state=watched.best[1],
+        value=value,
+        grad_norm=grad_norm,
+        aux=aux,
+        evaluations=result.evaluations + 1,
+        code=host.on_device(pick(elsewhere, np.int32(Status.STOPPED), code)),
+        diagnosis=diagnosis._replace(reason=host.on_device(pick(elsewhere, np.int32(len(result.reasons) - 1), diagnosis.reason))),
     )

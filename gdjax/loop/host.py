@@ -1,25 +1,23 @@
-"""What the host does between compiled segments: progress, time limits, Ctrl-C, and how long a segment should be. Nothing here runs inside a program."""
+"""What the host does between compiled segments: progress, time limits, what callbacks see, how long a segment should be. Nothing here is part of a program."""
 
 from __future__ import annotations
 
 import inspect
-import signal
 import sys
-import threading
 import time
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from gdjax.loop.signals import Signals, attach
 from gdjax.result import RUNNING, Status
 
 SEGMENT_SECONDS = 0.25  # long enough that dispatch vanishes, short enough for Ctrl-C, progress and time limits
-FIRST_STEPS = 1000  # of the first segment, when a step is small
-FIRST_WORK = 1e9  # entries of params and batch the first segment may touch
+GROWTH = 1000  # times as many steps as the segment before, at most: the first step need not tell what later ones cost
 SHOW_AFTER = 2.0  # seconds until a progress bar shows by itself
 
 
@@ -59,54 +57,66 @@ def _filled(cell) -> bool:
     return True
 
 
-class Watch:
-    """Times segments, shows progress, keeps limits and turns the first Ctrl-C into a request; a context manager around the segments of a run."""
+class Report(NamedTuple):
+    """What a callback sees at the end of an epoch."""
 
-    def __init__(self, total: int | None, work: float, progress: bool | None, seconds: float | None = None, start: int = 0):
-        self.total, self.progress, self.seconds = total, progress, seconds
+    step: int
+    epoch: int  # full batch: the same as the step
+    value: float  # mini-batches: mean training loss of the epoch; full batch: the loss at the params
+    validation: float  # NaN without validation data
+    params: Any
+    model_state: Any  # or None
+
+
+def says_stop(answer) -> bool:
+    """Whether a callback's answer asks to stop: True does, None and numbers do not."""
+    return np.asarray(answer).dtype == np.bool_ and bool(answer)
+
+
+class Watch:
+    """Times segments, shows progress, keeps limits and turns signals into requests; a context manager around the segments of a run.
+
+    The first segment is one step, whatever a step takes; the others are sized by the time measured, so that the host has a say every quarter of a second or
+    every step, whichever is longer. An exception that ends the run carries away what it had come to, which ``so_far()`` makes, as its attribute ``result``.
+    """
+
+    def __init__(self, total: int | None, progress: bool | None, seconds: float | None, start: int, so_far: Any):
+        self.total, self.progress, self.seconds, self.so_far = total, progress, seconds, so_far
         self.started = self.last = time.monotonic()
-        self.first = int(min(FIRST_STEPS, max(1, FIRST_WORK // max(work, 1))))
-        self.rate, self.step, self.begun_at = None, start, start
-        self.interrupted, self.bar, self.handler = False, None, None
+        self.rate, self.made, self.step, self.begun_at = None, 0, start, start
+        self.signals, self.bar = Signals(so_far), None
         check_progress(progress)
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self.handler = signal.getsignal(signal.SIGINT)
-            if self.handler is not None:
-                signal.signal(signal.SIGINT, self._interrupt)
+        self.signals.__enter__()
         return self
 
-    def __exit__(self, *_):
-        if self.handler is not None:
-            signal.signal(signal.SIGINT, self.handler)
+    def __exit__(self, kind, error, trace):
         if self.bar is not None:
             self.bar.close()
-
-    def _interrupt(self, *_):
-        # The first request waits for the segment to end, so that no buffer is lost; the second is obeyed at once.
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
+        if error is not None:
+            attach(error, self.so_far)
+        self.signals.__exit__(kind, error, trace)
 
     def length(self) -> int:
         """How many steps the next segment should make."""
         if self.rate is None:
-            return self.first
+            return 1
         left = SEGMENT_SECONDS if self.seconds is None else min(SEGMENT_SECONDS, self.seconds - (time.monotonic() - self.started))
-        return max(1, int(self.rate * left))
+        return max(1, int(min(self.rate * left, GROWTH * self.made)))
 
     def saw(self, step: int, value: float) -> None:
         """Takes note of a finished segment."""
         now = time.monotonic()
         if step > self.step:  # the first segment includes compilation: a rate too low, which the second mends
-            self.rate = (step - self.step) / max(now - self.last, 1e-6)
+            self.made = step - self.step
+            self.rate = self.made / max(now - self.last, 1e-6)
         self.step, self.last = step, now
         self._show(value)
 
     def asked(self) -> int:
         """RUNNING, or the status the host asks for: INTERRUPTED, or STOPPED when the time is up."""
-        if self.interrupted:
+        if self.signals.interrupted():
             return int(Status.INTERRUPTED)
         if self.seconds is not None and time.monotonic() - self.started >= self.seconds:
             return int(Status.STOPPED)

@@ -43,17 +43,6 @@ class Resumable(NamedTuple):
     history: dict[str, Any]
 
 
-class Report(NamedTuple):
-    """What a callback sees at the end of an epoch."""
-
-    step: int
-    epoch: int
-    value: float  # mean training loss of the epoch
-    validation: float  # NaN without validation data
-    params: Any
-    model_state: Any  # or None
-
-
 class Summary(NamedTuple):
     """What the host looks at after a segment, fetched at once."""
 
@@ -158,7 +147,8 @@ def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, 
     guarded = plan._replace(guard=large and plan.source == "stream")
     driver = _Driver(guarded, options, rule, data, stop, validation, resume, progress, again, large)
     limits = [float(limit) for m in (stop.members() if stop else ()) if (limit := m.build().seconds) is not None]
-    with host.Watch(driver.last if driver.last < UNKNOWN else None, work, options.progress, min(limits, default=None), driver.step) as watch:
+    total = driver.last if driver.last < UNKNOWN else None
+    with host.Watch(total, options.progress, min(limits, default=None), driver.step, driver.so_far) as watch:
         while driver.code == RUNNING:
             driver.segment(watch)
     return driver.result()
@@ -249,8 +239,8 @@ class _Driver:
         if ended and self.options.callbacks:
             p = self.progress
             now = tree.copy((stochastic.reported(self.rule, p.state), p.state.model_state))
-            report = Report(self.step, self.epochs, float(p.value), float(p.validation), *now)
-            told = any([_says_stop(callback(report)) for callback in self.options.callbacks])
+            report = host.Report(self.step, self.epochs, float(p.value), float(p.validation), *now)
+            told = any([host.says_stop(callback(report)) for callback in self.options.callbacks])
         asked = watch.asked() if self.code == RUNNING else RUNNING
         if told and self.code == RUNNING:
             asked, self.reason = int(Status.STOPPED), len(self._reasons()) - 2
@@ -268,6 +258,13 @@ class _Driver:
         steps, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
         return {"step": steps} | {name: rows[:, i] for i, name in enumerate(self.plan.names)}
 
+    def so_far(self) -> Result | None:
+        """The result if the run ended here, for an exception to carry away; None where nothing has been done."""
+        if self.step == self.first:
+            return None
+        self.code = int(Status.INTERRUPTED) if self.code == RUNNING else self.code
+        return self.result()
+
     def result(self) -> Result:
         """The result of the run."""
         history = self._history()
@@ -276,10 +273,9 @@ class _Driver:
             # The unfinished end of the run is shown in the history, but is not part of the state: a resumed run finishes it.
             last = {"step": np.int32(self.step)} | {name: self.tail[i] for i, name in enumerate(self.plan.names)}
             history = {name: np.append(column, last[name]) for name, column in history.items()}
-        data = self.source.data if self.plan.whole else None
         code, reason = np.int32(self.code), np.int32(self.reason)
         verdict = jax.device_get(judged(self.progress)) if self.judged is None else self.judged
-        return finish(self.plan, self.progress, verdict, code, reason, self.aux, self.rule, data, history, state, self._reasons())
+        return finish(self.plan, self.progress, verdict, code, reason, self.aux, self.rule, history, state, self._reasons())
 
 
 def _at_start(plan, progress, block) -> tuple[float, float]:
@@ -300,10 +296,6 @@ def _earlier(resume, names, step):
     return before["step"][keep], np.stack([before[name][keep] for name in names], 1) if names else np.zeros((keep.sum(), 0))
 
 
-def _says_stop(answer) -> bool:
-    return np.asarray(answer).dtype == np.bool_ and bool(answer)  # None and numbers do not
-
-
 def _value(progress: Progress):
     """The mean over the current epoch as far as it has come, else over the last finished one."""
     count = progress.epoch.count
@@ -319,7 +311,7 @@ def judged(progress: Progress) -> tuple[Any, Any]:
     return value, above & (value >= progress.value) & ~fallen
 
 
-def finish(plan: Plan, progress: Progress, verdict, code, reason, aux, rule, data, history, state, reasons) -> Result:
+def finish(plan: Plan, progress: Progress, verdict, code, reason, aux, rule, history, state, reasons) -> Result:
     """The result of a run that has ended, on the host or in a trace; ``verdict`` is what ``judged`` found."""
     (value, worse), params = verdict, stochastic.reported(rule, progress.state)
     code = host.on_device(pick((code == Status.MAX_STEPS) & worse, np.int32(Status.DIVERGED), code))
@@ -330,11 +322,6 @@ def finish(plan: Plan, progress: Progress, verdict, code, reason, aux, rule, dat
         params, model_state = tree.where(known, (best.params, best.model_state), (params, model_state))
         value = jnp.where(known, best.value, value)
     grad_norm, evaluations = progress.grad_norm, progress.state.evaluations
-    if plan.whole:
-        # Every batch was the whole: one more evaluation makes value and gradient norm those of the returned params, as for every full-batch run.
-        key = stepping.step_key(plan.objective, progress.state)
-        there = stepping.value_and_grad(plan.objective, params, model_state, data, key, None)
-        value, grad_norm, evaluations = there.value, tree.norm(there.grads), evaluations + 1
     nan = host.on_device(np.float32(np.nan))
     return Result(
         params=params,
@@ -349,7 +336,7 @@ def finish(plan: Plan, progress: Progress, verdict, code, reason, aux, rule, dat
         rule=rule,
         model_state=model_state,
         diagnosis=Diagnosis(progress.initial_value, progress.initial_grad_norm, progress.learning_rate, nan, reason),
-        kind="full batch" if plan.whole else "mini-batches",
+        kind="mini-batches",
         reasons=reasons,
     )
 
@@ -386,14 +373,14 @@ def traced(plan: Plan, options: Options, rule, params, data, key, model_state, s
     capacity = max(-(-steps // each), 1)
     run, shown = _whole(plan, options, rule, params, arrays(data), rows, key, model_state, stop, arrays(validation), progress, capacity)
     reasons = (*(m.factory.__name__ for m in (stop.members() if stop else ())), "patience", "callback", "time_limit")
-    return _result(plan, run, shown, arrays(rule), arrays(data), capacity, reasons)
+    return _result(plan, run, shown, arrays(rule), capacity, reasons)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "capacity", "reasons"))
-def _result(plan: Plan, run, shown, rule, data, capacity: int, reasons) -> Result:
+def _result(plan: Plan, run, shown, rule, capacity: int, reasons) -> Result:
     # One program: under an uncompiled vmap every operation here would be compiled by itself.
     filled = jnp.arange(capacity) < shown.rows
     history = {"step": jnp.where(filled, shown.steps, -1)}
     history |= {name: jnp.where(filled, shown.history[:, i], jnp.nan) for i, name in enumerate(plan.names)}
     state = Resumable(run.progress, history)
-    return finish(plan, run.progress, judged(run.progress), run.code, run.reason, run.aux, rule, data, history, state, reasons)
+    return finish(plan, run.progress, judged(run.progress), run.code, run.reason, run.aux, rule, history, state, reasons)

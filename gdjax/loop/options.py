@@ -110,9 +110,9 @@ def _check_alike(validation, data) -> None:
             raise ValueError(f"{where} has rows of shape {my_leaf.shape[1:]}; wanted {their_leaf.shape[1:]}, as in data: check how the two were split.")
 
 
-def check_stop_kind(stop, whole: bool) -> None:
+def check_stop_kind(stop) -> None:
     """An error for rules about the full gradient in a run that never sees it."""
-    named = [] if stop is None or whole else [m for m in stop.members() if m.build().needs_gradient]
+    named = [] if stop is None else [m for m in stop.members() if m.build().needs_gradient]
     if named:
         raise ValueError(
             f"stop has {named[0]!r} with mini-batches, whose gradients do not vanish at a minimum; "
@@ -139,8 +139,15 @@ def check_resume(resume, kind, params, rule, stop, best=(), offered=None) -> Any
     _check_same("params", before.state.params, params)
     _check_same("the state of the rule", before.state.rule_state, jax.eval_shape(lambda p: rule.init(p, **(offered or {})), params))
     _check_same("the state of the stopping rule", before.stop_state, () if stop is None else jax.eval_shape(stop.build().init))
-    _check_same('what keep="best" keeps', before.best.params if hasattr(before, "best") else (), best)
+    _check_same('what keep="best" keeps', _kept(resume), best)
     return resume
+
+
+def _kept(resume) -> Any:
+    """The best params of an earlier run, where it kept them."""
+    if hasattr(resume.progress, "best"):
+        return resume.progress.best.params
+    return resume.watched.best[0] if resume.watched and resume.watched.best else ()
 
 
 def _check_same(what, before, now) -> None:

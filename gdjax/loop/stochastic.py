@@ -248,7 +248,7 @@ def end_epoch(plan: Plan, rule, run: Run, stop, numbers: Numbers, validation) ->
     """What happens at the end of an epoch: validation, the best, patience and the stopping rules."""
     progress = run.progress
     value, params = _mean(progress.epoch), reported(rule, progress.state)
-    held_out = _validate(plan, progress.state, params, validation).astype(value.dtype) if plan.validate else progress.validation
+    held_out = validation_loss(plan.objective, progress.state, params, validation).astype(value.dtype) if plan.validate else progress.validation
     metric = held_out if plan.validate else value
     better = metric < progress.best.metric
     kept = (params, progress.state.model_state) if plan.keep_best else ((), ())
@@ -258,8 +258,7 @@ def end_epoch(plan: Plan, rule, run: Run, stop, numbers: Numbers, validation) ->
     code, reason, stop_state = jnp.int32(RUNNING), jnp.int32(-1), progress.stop_state
     if stop is not None:
         nan = jnp.full_like(value, jnp.nan)
-        norms = (progress.grad_norm, progress.initial_grad_norm) if plan.whole else (nan, nan)
-        shown = stopping.Observation(metric, progress.previous_value, *norms, nan, nan)
+        shown = stopping.Observation(metric, progress.previous_value, nan, nan, nan, nan)
         code, reason, stop_state = stopping.codes(stop, shown, stop_state)
     tired = (numbers.patience > 0) & (waited >= numbers.patience) & (code == RUNNING)
     progress = progress._replace(
@@ -279,10 +278,10 @@ def end_epoch(plan: Plan, rule, run: Run, stop, numbers: Numbers, validation) ->
     return run._replace(progress=progress, code=code, reason=reason)
 
 
-def _validate(plan: Plan, state, params, validation):
-    key = None if state.key is None else jax.random.fold_in(state.key, 0xFFFFFFFF)  # no step has this number
-    key = key if plan.objective.stochastic else None
-    return stepping.held_out(plan.objective, params, state.model_state, validation, key)
+def validation_loss(objective, state, params, validation):
+    """The loss of params on validation data, with a key that no step has."""
+    key = jax.random.fold_in(state.key, 0xFFFFFFFF) if objective.stochastic else None
+    return stepping.held_out(objective, params, state.model_state, validation, key)
 
 
 def _since_record(plan: Plan, progress: Progress):

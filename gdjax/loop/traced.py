@@ -11,8 +11,9 @@ import numpy as np
 from jax import lax
 
 from gdjax import tree
-from gdjax.loop import deterministic, lanes, step as stepping
-from gdjax.loop.full_batch import finish
+from gdjax.loop import deterministic, epochs, lanes, step as stepping
+from gdjax.loop.epochs import NO_SERVICES, Services
+from gdjax.loop.full_batch import finish, reasons, resumed, with_the_best
 from gdjax.loop.host import captures_tracer
 from gdjax.loop.verdict import EVERY
 from gdjax.objective import Objective
@@ -31,6 +32,8 @@ class Static(NamedTuple):
     max_steps: int
     record_every: int
     unroll: bool
+    patience: int
+    keep_best: bool
 
 
 class Inputs(NamedTuple):
@@ -42,28 +45,60 @@ class Inputs(NamedTuple):
     progress: Any  # to resume, or None
     key: Any
     model_state: Any
+    validation: Any  # data, or None
+    watched: Any  # to resume, or ()
 
 
-def run(*, objective, rule, params, batch, stop, max_steps, names, record_every, resume, differentiate, key=None, model_state=None) -> Result:
+def run(
+    *, objective, rule, params, batch, stop, max_steps, names, record_every, resume, differentiate, key=None, model_state=None, services: Services = NO_SERVICES
+) -> Result:
     """A run as one pure program. ``differentiate``: "implicit" or "unroll"."""
     if captures_tracer(objective.loss_fn):
         objective, batch = _hoisted(objective, params, batch)
     capacity = max_steps // record_every + 1 + (max_steps % record_every > 0)
-    static = Static(objective, names, capacity, max_steps, record_every, differentiate == "unroll")
-    inputs = Inputs(rule, params, stop, None if resume is None else resume.progress, key, model_state)
+    inside = tuple(name for name in names if name != "validation")
+    static = Static(objective, inside, capacity, max_steps, record_every, differentiate == "unroll", services.patience, services.keep_best)
+    before = (None, ()) if resume is None else (resumed(resume.progress, stop, inside), resume.watched)
+    inputs = Inputs(rule, params, stop, before[0], key, model_state, services.validation, before[1])
     inputs, batch = jax.tree.map(jnp.asarray, (inputs, batch))
+    first, ends = 0 if resume is None else resume.progress.state.step, reasons(stop)
+    if services.watches:
+        return _watched(static, inputs, batch, first, ends, names)
     if resume is None and lanes.eager(inputs, batch) and not captures_tracer(objective.loss_fn):
         solution, rest = _solution(lanes.compacted(*_compactable(static), static.max_steps + 1, EVERY_LOOK, inputs, batch))
     else:
         solution, rest = (_whole if static.unroll else _implicit)(static, inputs, batch)
-    first = 0 if resume is None else resume.progress.state.step
-    return _finished(static, _put(rest, solution), inputs.rule, batch, first, tuple(m.factory.__name__ for m in stop.members()))
+    return _finished(static, _put(rest, solution), inputs.rule, batch, first, ends, names)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
-def _finished(static: Static, made, rule, batch, first, reasons: tuple[str, ...]) -> Result:
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+def _finished(static: Static, made, rule, batch, first, ends: tuple[str, ...], names: tuple[str, ...]) -> Result:
     # One program: under an uncompiled vmap every operation here would be compiled by itself.
-    return finish(made, static.objective, rule, batch, _columns(made, static, first), reasons)
+    columns = _columns(made, static, first)
+    columns |= {name: jnp.full(static.capacity, jnp.nan, made.value.dtype) for name in names if name not in columns}
+    return finish(made, static.objective, rule, batch, deterministic.Resumable(made.progress, columns), ends)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _watched(static: Static, inputs: Inputs, batch, first, ends: tuple[str, ...], names: tuple[str, ...]) -> Result:
+    """A run whose epochs are compared."""
+    services = Services(inputs.validation, static.patience, static.keep_best)
+    run, trips = _opened(static, inputs, batch), static.max_steps + 1 if static.unroll else None
+    watched = epochs.unwatched(services, inputs.rule, run.progress.state)
+    known = jax.tree.structure(watched) == jax.tree.structure(inputs.watched)
+
+    def make_steps(rule, run, until, last):
+        numbers = (batch, inputs.stop, until, last, static.record_every, static.names)
+        return deterministic.loop(static.objective, rule, run, *numbers, trips=None if trips is None else 1, fresh=True)
+
+    held_out = jnp.full(static.capacity, jnp.nan, run.value.dtype)
+    carry = (run, inputs.watched if known else watched, held_out)
+    told, members = (first if known else -1), len(inputs.stop.members())
+    made, watched, held_out = epochs.loop(make_steps, static.objective, inputs.rule, carry, told, services, members, static.max_steps, trips)
+    columns = _columns(made, static, first) | {"validation": held_out}
+    resumable = deterministic.Resumable(made.progress, {name: columns[name] for name in ("step", *names)}, watched)
+    result = finish(made, static.objective, inputs.rule, batch, resumable, ends)
+    return with_the_best(result, watched, static.objective, batch) if static.keep_best else result
 
 
 def _hoisted(objective, params, batch):
