@@ -1,5 +1,10 @@
 """Small loops as one kernel: the same numbers, only where the kernel can hold the step, and never an end of the process."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +13,11 @@ from jax import lax
 
 import gdjax
 from gdjax.loop import full_batch, mini_batch, one_kernel
+from gdjax.parts import xla
 from gdjax.result import Status
+
+if not xla.KERNELS:
+    pytest.skip("this XLA makes no kernels: GDJAX_XLA=0, or a jaxlib with which they were not tried", allow_module_level=True)
 
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 Y = X @ np.float32([1.0, -2.0, 0.5])
@@ -47,6 +56,8 @@ LARGE = {
     "a scatter": lambda x, k: x.at[jnp.array([0, 2])].add(1.0),
     "a host callback": lambda x, k: jax.pure_callback(lambda x: np.asarray(x), jax.ShapeDtypeStruct(x.shape, x.dtype), x),
     "many numbers": lambda x, k: x + jnp.sum(jnp.sin(jnp.arange(20_000.0) * k)),
+    "an array without entries": lambda x, k: x + jnp.sum(jnp.zeros((0, 3)) * k),
+    "complex numbers": lambda x, k: x + jnp.abs(lax.complex(x, x)) * 0.1,
 }
 
 
@@ -128,10 +139,20 @@ def test_small_programs_are_compiled_plainly(monkeypatch, size, features, plain)
 
 
 def test_another_version_of_xla_compiles_as_usual(monkeypatch):
-    monkeypatch.setattr(one_kernel, "TRIED", False)
+    monkeypatch.setattr(xla, "KERNELS", False)
     texts = programs(monkeypatch, mini_batch)
     made = gdjax.fit(loss, jnp.zeros(3), (X, Y), gdjax.sgd(0.05), batch_size=8, steps=5, key=0)
     assert "xla_cpu_small_call" not in texts[0]
     assert int(made.steps) == 5
     both = one_kernel.Compiled(jnp.sin)
     assert both._of(plain=True) is both.usual
+
+
+def test_random_loops():
+    """A share of tests/fuzz, which is run whole for every version of jaxlib that may make kernels."""
+    fuzz = Path(__file__).parent / "fuzz" / "fuzz_one_kernel.py"
+    done = subprocess.run([sys.executable, fuzz, "--count", "20", "--runs", "4", "--first", "900000"], capture_output=True, text=True, timeout=600)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0, found
+    assert (found["loops"], found["runs"]) == (20, 4)
+    assert found["kernels"] > 10

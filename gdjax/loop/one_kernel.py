@@ -1,4 +1,15 @@
-"""Small loops as one kernel: on a CPU, XLA runs a loop operation by operation at some 50 ns each, which is most of the time of a small step."""
+"""Small loops as one kernel: on a CPU, XLA runs a loop operation by operation at some 50 ns each, which is most of the time of a small step.
+
+XLA compiles a call as one kernel where it is told to by an attribute, which it sets itself for loops that touch less than a kilobyte. It ends the process
+(``Check failed``, in ``EmitGlobalBufferPointer``) where such a call has an operand that nothing in it reads, since only what is read is handed to the kernel;
+and an operand read by the program as written may become one, when XLA finds it to be a constant and puts a copy of the constant in its place. So:
+
+* Operands come out of a barrier, and one number of each is among the results, which go into a barrier. While barriers stand XLA knows of no operand that it is
+  a constant, and of no result that it is not wanted; they fall after the last pass that looks for constants. What a loss closes over is an operand as well.
+* What the loop may contain is a grammar, in the tables below: a loop is made of the primitives named, with nested loops, branches and calls made of the same;
+  every array in it has one of the dtypes named, a shape of known numbers, and at least one entry; none has an effect. Anything else is left to XLA as it is.
+* It is done for the versions of jaxlib alone with which ``tests/fuzz_one_kernel.py`` was run, some thousands of random loops that this grammar allows.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +18,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib.version
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from gdjax.parts import convolutions
-
-# Attributes and options of XLA come and go with its versions; with another than the one this was tried on, all is compiled as usual.
-TRIED = jaxlib.version.__version__.startswith("0.10.")
+from gdjax.parts import convolutions, xla
 
 # Entries that a step may compute: with more, what each kernel does for itself (vector instructions, threads) is worth more than its start.
 MOST_ENTRIES = 8192
 MOST_PRODUCTS = 1 << 17  # of numbers, in matrices times vectors
 TURNS = 8  # counted for loops within of unknown length
+
+DTYPES = frozenset("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 bfloat16 float16 float32 float64 key<fry>".split())
 
 # What XLA makes a part of a kernel. Anything else (sorting, factorisations, convolutions, Fourier transforms, calls of the host) is a call of its own.
 ELEMENTWISE = frozenset(
@@ -56,20 +65,19 @@ class Compiled:
         return self._of(plain).lower(*args, **kwargs)
 
     def _of(self, plain: bool):
-        return self.plain if plain and TRIED else self.usual
+        return self.plain if plain and xla.KERNELS else self.usual
 
 
 def possible(*trees: Any) -> bool:
     """Whether these arrays are all on one CPU device, of an XLA that this was tried on."""
     devices = {device for leaf in jax.tree.leaves(trees) if isinstance(leaf, jax.Array) for device in leaf.devices()}
-    return TRIED and len(devices) == 1 and all(device.platform == "cpu" for device in devices)
+    return xla.KERNELS and len(devices) == 1 and all(device.platform == "cpu" for device in devices)
 
 
 def while_loop(condition, body, carry: Any, least: float = 0) -> Any:
     """``lax.while_loop`` on a CPU, as one kernel where its step is small; the same numbers to rounding.
 
-    A step that computes fewer entries than ``least`` is left to XLA. The loop is traced once. It becomes a call that XLA is told to keep and to compile as
-    a whole: an attribute that XLA sets on its own for loops of less than a kilobyte.
+    A step that computes fewer entries than ``least`` is left to XLA. The loop is traced once.
     """
     closed, shape = jax.make_jaxpr(lambda carry: lax.while_loop(condition, body, carry), return_shape=True)(carry)
     closed = convolutions.arrange(closed)
@@ -78,15 +86,19 @@ def while_loop(condition, body, carry: Any, least: float = 0) -> Any:
     def run(*inputs):
         return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, inputs[:count]))(*inputs[count:])
 
-    if not is_small(closed, least) or not all(map(jnp.size, inputs)):
-        return jax.tree.unflatten(jax.tree.structure(shape), run(*inputs))
-    *made, touched = jax.jit(lambda *inputs: (*run(*inputs), _touch(inputs)))(*inputs)
+    made = _in_one_kernel(run, inputs) if is_small(closed, least) else run(*inputs)
+    return jax.tree.unflatten(jax.tree.structure(shape), made)
+
+
+def _in_one_kernel(run, inputs) -> list[jax.Array]:
+    """The results of a function, in a call between barriers that reads every input: see above."""
+    *made, touched = jax.jit(lambda *inputs: (*run(*inputs), _touch(inputs)))(*lax.optimization_barrier(inputs))
     made[0] = set_xla_metadata(made[0], xla_cpu_small_call="true", inlineable="false")
-    return jax.tree.unflatten(jax.tree.structure(shape), lax.optimization_barrier((*made, touched))[:-1])
+    return lax.optimization_barrier((*made, touched))[:-1]
 
 
 def _touch(inputs) -> jax.Array:
-    """A number of every input. XLA (of jaxlib 0.10) dies of a call one of whose inputs is of no use, as some may be once it has simplified the loop."""
+    """A number of every input."""
     data = [jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jnp.asarray(x) for x in inputs]
     return jnp.stack([x[(0,) * x.ndim].astype(jnp.float32) for x in data])
 
@@ -96,19 +108,27 @@ def refused(error: Exception) -> bool:
     return any(word in str(error) for word in ("UNIMPLEMENTED", "Failed to materialize symbols"))
 
 
-def is_small(closed, least: float = 0) -> bool:
-    """Whether one kernel is the faster way, to go by what a turn of the loop computes."""
+def is_small(closed: ClosedJaxpr, least: float = 0) -> bool:
+    """Whether the grammar allows this loop, and one kernel is the faster way, to go by what a turn computes."""
     [loop] = [equation for equation in closed.jaxpr.eqns if equation.primitive.name == "while"]
-    return least <= _work(loop.params["body_jaxpr"].jaxpr) + _work(loop.params["cond_jaxpr"].jaxpr) <= MOST_ENTRIES
+    work = _work(loop.params["body_jaxpr"].jaxpr) + _work(loop.params["cond_jaxpr"].jaxpr)
+    return all(map(_allowed, (*closed.jaxpr.constvars, *closed.jaxpr.invars))) and not closed.effects and least <= work <= MOST_ENTRIES
+
+
+def _allowed(variable) -> bool:
+    """Whether an array may be part of a kernel."""
+    shape, dtype = getattr(variable.aval, "shape", None), getattr(variable.aval, "dtype", None)
+    return shape is not None and all(isinstance(size, int) and size > 0 for size in shape) and str(dtype) in DTYPES
 
 
 def _entries(variables) -> int:
-    return sum(math.prod(getattr(v.aval, "shape", ())) for v in variables)
+    return sum(math.prod(v.aval.shape) for v in variables)
 
 
 def _work(jaxpr) -> float:
     """Entries that a jaxpr computes, infinite where it cannot be part of a kernel."""
-    return sum(map(_work_of, jaxpr.eqns))
+    variables = (*jaxpr.constvars, *jaxpr.invars, *(v for equation in jaxpr.eqns for v in equation.outvars))
+    return sum(map(_work_of, jaxpr.eqns)) if all(map(_allowed, variables)) else math.inf
 
 
 def _work_of(equation) -> float:

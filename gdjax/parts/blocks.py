@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from gdjax import tree
+from gdjax.parts import xla
 
 WHOLE_BELOW = 4 << 20  # bytes of data: smaller ones sit in the cache anyway
 CACHE = 2 << 20  # bytes, where the machine does not say
@@ -56,6 +57,8 @@ def choose(example_loss_fn, params: Any, batch: Any) -> Blocks:
         return Blocks() if rows * made <= most else Blocks(1, max(1, int(most / made)))
     if made > row:
         return Blocks(1, max(8, _power_of_two(MOST_BLOCK / (row + made))))
+    if not xla.ON:
+        return Blocks()
     parts = _parts(rows, size, tree.bytes_of(params)) if cores() > 1 else None
     return Blocks(1, max(8, _power_of_two(cache_bytes() / 4 / row))) if parts is None else Blocks(parts)
 

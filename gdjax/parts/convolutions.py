@@ -11,13 +11,15 @@ import jax
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
+from gdjax.parts import xla
+
 
 def arranged(function):
     """A function that computes the same, the convolutions in its loops arranged for a CPU where this is one."""
 
     @functools.wraps(function)
     def wrapped(*args):
-        if jax.default_backend() != "cpu":
+        if not xla.on_cpu():
             return function(*args)
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
         return jax.tree.unflatten(jax.tree.structure(shape), jaxpr_as_fun(arrange(closed))(*jax.tree.leaves(args)))
