@@ -117,8 +117,9 @@ def _rescaled_norm(a: Tree) -> jax.Array:
     wide = [_widen(x).astype(dtype) for x in jax.tree.leaves(a)]
     largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x), initial=0) for x in wide], jnp.zeros((), dtype))
     unit = power_of_two(largest)
+    # Held back: of numbers that XLA knows when it compiles it makes (x c)² into x² c², which overflows.
     inverse = 1 / unit
-    squares = [jnp.sum(jnp.square(x * inverse)) for x in wide]
+    squares = [jnp.sum(jnp.square(lax.optimization_barrier(x * inverse))) for x in wide]
     return unit * _root(sum(squares, jnp.zeros((), dtype)))
 
 

@@ -171,3 +171,9 @@ def test_products_are_rounded_once(dtype):
         for made in (tree.scale(scalar, x), tree.add_scaled(jnp.zeros((), dtype), scalar, x), jax.jit(tree.scale)(scalar, x)):
             assert made.dtype == dtype
             assert made == wanted
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-37, 1e30, 1e38])
+def test_the_norm_of_numbers_known_when_it_compiles(size):
+    """The gradient of a linear or constant loss is one."""
+    np.testing.assert_allclose(jax.jit(lambda: tree.norm(jnp.full(3, size, jnp.float32)))(), np.sqrt(3) * size, rtol=1e-6)
