@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gdjax import data as sources
 from gdjax.checks import check_count
-from gdjax.loop import batches, deterministic, full_batch, host, mini_batch, options as check, step as stepping, stochastic, traced
+from gdjax.loop import batches, deterministic, full_batch, host, mini_batch, options as check, step as stepping, stochastic, traced, traced_batches
 from gdjax.loop.epochs import Services
 from gdjax.objective import check_params, leading
 from gdjax.result import Result
@@ -122,7 +122,7 @@ def fit(
     rule = default_rule(total) if rule is None else as_rule(rule)
     offered = {} if resume is None else batches.offered_at_start(plan, rule, data, key)
     check.check_resume(resume, mini_batch.Resumable, params, rule, stop, params if plan.keep_best else (), offered)
-    return (mini_batch.traced if inside else mini_batch.on_host)(plan, asked, rule, params, data, key, model_state, stop, validation, resume)
+    return (traced_batches.run if inside else mini_batch.on_host)(plan, asked, rule, params, data, key, model_state, stop, validation, resume)
 
 
 def _plan(objective, history, batch_size, count, shuffled, keep, validation, records) -> batches.Plan:

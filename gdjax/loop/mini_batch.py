@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import functools
+import time
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax import data as sources, tree
-from gdjax.loop import deterministic, host, one_kernel, step as stepping, stochastic
+from gdjax import tree
+from gdjax.loop import host, one_kernel, step as stepping, stochastic
 from gdjax.loop.batches import Numbers, Plan, fetch
+from gdjax.loop.feeds import UNKNOWN, Arrays, Block, Streams
 from gdjax.loop.full_batch import capacity_for, pick, raise_not_finite
 from gdjax.loop.stochastic import Progress, Run
 from gdjax.result import RUNNING, Diagnosis, Result, Status
 
-# Up to here a copy of the state is kept per segment, to run it again; beyond, the run is begun again, or a stream checked step by step.
-SNAPSHOT_BYTES = 32 << 20
-BLOCK_ROWS = 1 << 22  # row numbers on the device at once
-UNKNOWN = np.int32(np.iinfo(np.int32).max // 4)  # steps in an epoch of a stream that has not ended yet
+# Copies of the state are kept, to run again from should the run break: every second, or so seldom that they take one part in so many of the time; on the
+# device up to this size, larger ones on the host. Those of streams, which cannot be read again, at every segment, on the device.
+COPY_AFTER, COPY_SHARE, COPY_BYTES = 1.0, 50, 32 << 20
 
 
 class Options(NamedTuple):
@@ -49,6 +50,7 @@ class Summary(NamedTuple):
     code: Any
     reason: Any
     step: Any
+    reached: Any  # (step, evaluations): how far it came, what broke it included
     epochs: Any
     value: Any  # mean loss of the last epoch, or of the first as far as it has come
     sound: Any  # bool: all params are finite
@@ -74,63 +76,10 @@ def _segment(plan: Plan, rule, progress, data, rows, stop, numbers, validation, 
     run = stochastic.open_run(plan, progress, data, rows, numbers, capacity)
     run = stochastic.loop(plan, rule, run, data, rows, stop, numbers, validation)
     done = run.progress
-    unfinished = stochastic.unfinished(plan, done) & (run.code != Status.NONFINITE) & (run.code != Status.DIVERGED)
-    sound, tail = tree.all_finite(done.state.params), stochastic.row_of(plan, done)
+    unfinished, sound, tail = stochastic.unfinished(plan, done), tree.all_finite(done.state.params), stochastic.row_of(plan, done)
     value = jnp.where(jnp.isnan(done.value), _value(done), done.value)
     started = jnp.isfinite(done.initial_grad_norm) | (run.code == Status.NONFINITE) | (run.code == Status.DIVERGED)
-    return run, Summary(run.code, run.reason, done.state.step, done.epochs, value, sound, started, run.rows, judged(done), unfinished, tail)
-
-
-class Block(NamedTuple):
-    """Batches for the steps from ``offset`` on: a part of the data's order, or of a stream."""
-
-    data: Any
-    rows: Any  # or None
-    offset: int
-    reach: int  # steps up to here can be made
-    per_epoch: int
-
-
-class Arrays:
-    """In-memory data: blocks of epochs whose order is made on the host from the key alone."""
-
-    def __init__(self, data, plan: Plan, options: Options, key):
-        self.data, self.plan, self.options = data, plan, options
-        self.words = np.zeros(0, np.uint32) if plan.source == "order" else sources.key_words(key)
-        per_epoch = options.per_epoch * plan.batch_size
-        wanted = options.epochs if options.epochs is not None else -(-options.steps // options.per_epoch)
-        self.epochs = max(1, min(1 << (max(wanted, 1) - 1).bit_length(), BLOCK_ROWS // per_epoch))
-        self.block = None
-
-    def at(self, step: int, _, last: int) -> Block:
-        """The block that holds a step."""
-        per_epoch = self.options.per_epoch
-        if self.plan.source == "order":
-            return Block(self.data, None, 0, last, per_epoch)
-        if self.block is None or not self.block.offset <= step < self.block.reach:
-            first = step // per_epoch
-            make = functools.partial(sources.host_rows, self.words, self.plan.count, self.plan.batch_size, self.options.order)
-            needed = min(self.epochs, -(-(last - first * per_epoch) // per_epoch))
-            rows = np.zeros((self.epochs * per_epoch, self.plan.batch_size), np.int32)
-            for index in range(needed):
-                rows[index * per_epoch : (index + 1) * per_epoch] = make(first + index)
-            self.block = Block(self.data, jax.device_put(rows), first * per_epoch, (first + self.epochs) * per_epoch, per_epoch)
-        return self.block
-
-
-class Streams:
-    """A stream of batches: blocks of batches of one shape, stacked, none beyond the end of an epoch."""
-
-    def __init__(self, source, start: int, objective, state: stepping.State):
-        self.stream = sources.Stream(source, stepping.trial(objective, state))
-        self.stream.skip(start)
-
-    def at(self, step: int, epoch_start, last: int, most: int = 64) -> Block:
-        """The next block; called once per segment, which makes all its steps."""
-        batches = self.stream.next_block(min(most, last - step), host.SEGMENT_SECONDS)
-        reach = step + len(batches)
-        per_epoch = reach - int(epoch_start) if self.stream.epoch_is_over else int(UNKNOWN)
-        return Block(sources.stack(batches), None, step, reach, per_epoch)
+    return run, Summary(run.code, run.reason, done.state.step, run.reached, done.epochs, value, sound, started, run.rows, judged(done), unfinished, tail)
 
 
 def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, stop, validation, resume) -> Result:
@@ -142,10 +91,8 @@ def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, 
     work = 10 * tree.size(params) + 20 * plan.batch_size * sum(np.prod(x.shape[1:]) for x in ([] if plan.source == "stream" else jax.tree.leaves(data)))
     compact = one_kernel.possible(progress, () if plan.source == "stream" else data)
     plan = plan._replace(compact=compact, plain=compact and plan.source != "stream" and bool(work < one_kernel.PLAIN_BELOW))
-    large = tree.bytes_of(progress) > SNAPSHOT_BYTES
     again = begin if resume is None else (lambda: _copy(resume.progress))
-    guarded = plan._replace(guard=large and plan.source == "stream")
-    driver = _Driver(guarded, options, rule, data, stop, validation, resume, progress, again, large)
+    driver = _Driver(plan, options, rule, data, stop, validation, resume, progress, again)
     limits = [float(limit) for m in (stop.members() if stop else ()) if (limit := m.build().seconds) is not None]
     total = driver.last if driver.last < UNKNOWN else None
     with host.Watch(total, options.progress, min(limits, default=None), driver.step, driver.so_far) as watch:
@@ -154,11 +101,21 @@ def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, 
     return driver.result()
 
 
+class _Kept(NamedTuple):
+    """Where the run can be made again from, should it break."""
+
+    step: int
+    make: Any  # () -> Progress
+    block: Block | None  # of streams, which cannot be asked again
+    parts: int  # of history there were
+
+
 class _Driver:
     """The segments of one run."""
 
-    def __init__(self, plan, options, rule, data, stop, validation, resume, progress, again, large):
-        self.again, self.large = again, large  # ``again`` makes the first progress anew, where copies of it are too large to keep
+    def __init__(self, plan, options, rule, data, stop, validation, resume, progress, again):
+        self.again, self.kept = again, []  # ``again`` makes the first progress anew
+        self.copy_due = time.monotonic() + COPY_AFTER
         self.plan, self.options, self.rule, self.stop, self.validation = plan, options, rule, stop, validation
         self.step, self.epochs = (0, 0) if resume is None else (int(progress.state.step), int(progress.epochs))
         self.first = self.step
@@ -166,6 +123,7 @@ class _Driver:
         streams = plan.source == "stream"
         self.source: Any = Streams(data, self.step, plan.objective, progress.state) if streams else Arrays(data, plan, options, progress.state.key)
         self.progress, self.aux, self.tail, self.code, self.reason, self.judged = progress, None, None, RUNNING, -1, None
+        self.evaluations = progress.state.evaluations
         self.parts = [] if resume is None else [_earlier(resume, plan.names, self.step)]
         records = max(self.last - self.step, 1) // (options.record_every or options.per_epoch or 1) + 2
         self.capacity = capacity_for(records)
@@ -177,35 +135,75 @@ class _Driver:
         """One compiled segment and what follows from it."""
         block = self.source.at(self.step, self.progress.epoch_start, self.last)
         reach = self._reach(block, watch)
-        kept = None if self.plan.guard or self.run_again_from_the_start() else _copy(self.progress)
-        run, seen = self._go(self.plan, self.progress, block, reach)
-        if not seen.sound and not self.plan.guard:
-            # A gradient was not finite while the loss still was: run again, checking gradients, up to the last finite params.
-            run, seen = self._go(self.plan._replace(guard=True), kept, block, reach) if kept is not None else self._from_the_start(block, reach)
-        self.parts.append((np.asarray(run.steps)[: seen.rows].copy(), np.asarray(run.history)[: seen.rows].copy()))
+        self._keep(block)
+        run, seen = self._recorded(self.plan, self.progress, block, reach)
+        if not seen.sound:
+            # A gradient was not finite while the loss still was: run again, checking gradients, to see where.
+            run, seen = self._again(self.plan._replace(guard=True), reach)
+        self.code, self.reason, self.evaluations = int(seen.code), int(seen.reason), seen.reached[1]
+        if self.code in (Status.NONFINITE, Status.DIVERGED):
+            run, seen = self._before_it_broke(run, seen, block)
         self.progress, self.aux, self.tail = run.progress, run.aux, seen.tail if seen.unfinished else None
-        self.code, self.reason, self.step, self.judged = int(seen.code), int(seen.reason), int(seen.step), seen.judged
-        if self.step == 0 and self.code != RUNNING:
-            raise_not_finite(*_at_start(self.plan, self.progress, block))
+        self.step, self.judged = int(seen.step), seen.judged
         if not seen.started:
             raise_not_finite(float(run.progress.initial_value), float(run.progress.initial_grad_norm))
         watch.saw(self.step, float(seen.value))
         ended, self.epochs = int(seen.epochs) > self.epochs, int(seen.epochs)
         self._between(watch, ended)
 
-    def run_again_from_the_start(self) -> bool:
-        """Whether a copy of the state is too large to keep, or not needed because this is the first segment."""
-        return self.large or self.step == self.first
-
     def _reach(self, block: Block, watch) -> int:
         if self.plan.source == "stream":
             return block.reach
-        reach = min(self.step + watch.length(), block.reach, self.last)
-        every = self.options.record_every or block.per_epoch
-        reach = min(reach, self.step + (self.capacity - 2) * every)
+        reach = min(self.step + watch.length(), block.reach, self.step + self._room(block), self.last)
         if self.options.callbacks or self.options.checkpoint:
             reach = min(reach, (self.step // block.per_epoch + 1) * block.per_epoch)
         return reach
+
+    def _room(self, block: Block) -> int:
+        """Steps whose records the history of a segment is sure to hold."""
+        return (self.capacity - 2) * (self.options.record_every or block.per_epoch)
+
+    def _keep(self, block: Block) -> None:
+        """Keeps the state before a segment. The last two are enough: what breaks at the first batch of one was broken by the last step of the other."""
+        stream, began = self.plan.source == "stream", time.monotonic()
+        if self.step == self.first:
+            make = self.again
+        elif not stream and began < self.copy_due:
+            return
+        elif stream or tree.bytes_of(self.progress) <= COPY_BYTES:
+            make = functools.partial(_copy, _copy(self.progress))
+        else:
+            make = _host_copy(self.progress)
+        self.copy_due = time.monotonic() + max(COPY_AFTER, COPY_SHARE * (time.monotonic() - began))
+        kept = _Kept(self.step, make, block if stream else None, len(self.parts))
+        self.kept = [*self.kept[-1:], kept]
+
+    def _again(self, plan: Plan, reach: int) -> tuple[Run, Summary]:
+        """The run once more, from what was kept last before a step up to it; what is recorded replaces what was recorded since."""
+        kept = next(kept for kept in reversed(self.kept) if kept.step <= reach)
+        del self.parts[kept.parts :]
+        step, progress = kept.step, kept.make()
+        while True:
+            block = kept.block or self.source.at(step, progress.epoch_start, self.last)
+            run, seen = self._recorded(plan, progress, block, min(reach, block.reach, step + self._room(block)))
+            step, progress = int(seen.step), run.progress
+            if seen.code != RUNNING or step >= reach:
+                return run, seen
+
+    def _before_it_broke(self, run: Run, seen: Summary, block: Block) -> tuple[Run, Summary]:
+        """The run as it was before the step that led to a batch where the loss or its gradient was not finite or out of proportion."""
+        broke, met = int(seen.reached[0]), run.progress
+        if broke == 0:
+            raise_not_finite(*_at_start(self.plan, met, block))
+        known = dict(initial_value=met.initial_value, initial_grad_norm=met.initial_grad_norm, learning_rate=met.learning_rate)
+        run, before = self._again(self.plan, broke - 1)
+        return run._replace(progress=run.progress._replace(**known)), before._replace(started=seen.started)
+
+    def _recorded(self, plan: Plan, progress, block: Block, reach: int) -> tuple[Run, Summary]:
+        """A compiled segment, its records taken down."""
+        run, seen = self._go(plan, progress, block, reach)
+        self.parts.append((np.asarray(run.steps)[: seen.rows].copy(), np.asarray(run.history)[: seen.rows].copy()))
+        return run, seen
 
     def _go(self, plan, progress, block: Block, reach) -> tuple[Run, Summary]:
         o = self.options
@@ -219,17 +217,6 @@ class _Driver:
             self.plan = self.plan._replace(compact=False)
             return self._go(plan._replace(compact=False), progress, block, reach)
         return run, jax.device_get(summary)
-
-    def _from_the_start(self, block, reach) -> tuple[Run, Summary]:
-        progress, guarded = self.again(), self.plan._replace(guard=True)
-        if self.plan.source == "stream":  # this is its first block: larger states of streams are guarded all along
-            return self._go(guarded, progress, block, reach)
-        while True:
-            block = self.source.at(int(progress.state.step), int(progress.epoch_start), self.last)
-            run, seen = self._go(guarded, progress, block, min(reach, block.reach))
-            progress = run.progress
-            if seen.code != RUNNING or seen.step >= reach:
-                return run, seen
 
     def _between(self, watch, ended: bool) -> None:
         """Callbacks and checkpoints at the end of an epoch, and what the host asks for."""
@@ -274,8 +261,15 @@ class _Driver:
             last = {"step": np.int32(self.step)} | {name: self.tail[i] for i, name in enumerate(self.plan.names)}
             history = {name: np.append(column, last[name]) for name, column in history.items()}
         code, reason = np.int32(self.code), np.int32(self.reason)
-        verdict = jax.device_get(judged(self.progress)) if self.judged is None else self.judged
-        return finish(self.plan, self.progress, verdict, code, reason, self.aux, self.rule, history, state, self._reasons())
+        verdict = jax.device_get(judged(self.progress)) if self.judged is None or self.code in (Status.NONFINITE, Status.DIVERGED) else self.judged
+        return finish(self.plan, self.progress, verdict, self.evaluations, code, reason, self.aux, self.rule, history, state, self._reasons())
+
+
+def _host_copy(progress):
+    """What makes a progress anew from a copy of it in the host's memory, where it lay."""
+    places = jax.tree.map(lambda x: x.sharding, progress)
+    held = jax.tree.map(lambda x: tree.copy(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.array(x), progress)
+    return lambda: _copy(jax.device_put(held, places))
 
 
 def _at_start(plan, progress, block) -> tuple[float, float]:
@@ -297,31 +291,31 @@ def _earlier(resume, names, step):
 
 
 def _value(progress: Progress):
-    """The mean over the current epoch as far as it has come, else over the last finished one."""
-    count = progress.epoch.count
-    return jnp.where(count > 0, progress.epoch.total / jnp.where(count > 0, count, 1), progress.value)
+    """The mean over the current epoch as far as it has come, else over the last finished one, else the loss of the first batch."""
+    count, before = progress.epoch.count, jnp.where(jnp.isnan(progress.value), progress.initial_value, progress.value)
+    return jnp.where(count > 0, progress.epoch.total / jnp.where(count > 0, count, 1), before)
 
 
-def judged(progress: Progress) -> tuple[Any, Any]:
-    """(mean loss, whether it ended far above its start)."""
+def judged(progress: Progress) -> tuple[Any, Any, Any]:
+    """(mean loss, gradient norm, whether it ended far above its start)."""
     # Ended above its start, by a lot and for good: the loss was rising when the steps ran out. The first batch alone may have been fitted by chance.
     value, start = _value(progress), progress.initial_value
     above = value - start > 10 * jnp.maximum(jnp.abs(start), jnp.abs(progress.best.metric))
     fallen = jnp.abs(value) < jnp.abs(progress.first_value) / 2
-    return value, above & (value >= progress.value) & ~fallen
+    grad_norm = jnp.where(jnp.isnan(progress.grad_norm), progress.initial_grad_norm, progress.grad_norm)
+    return value, grad_norm, above & (value >= progress.value) & ~fallen
 
 
-def finish(plan: Plan, progress: Progress, verdict, code, reason, aux, rule, history, state, reasons) -> Result:
+def finish(plan: Plan, progress: Progress, verdict, evaluations, code, reason, aux, rule, history, state, reasons) -> Result:
     """The result of a run that has ended, on the host or in a trace; ``verdict`` is what ``judged`` found."""
-    (value, worse), params = verdict, stochastic.reported(rule, progress.state)
+    (value, grad_norm, worse), params = verdict, stochastic.reported(rule, progress.state)
     code = host.on_device(pick((code == Status.MAX_STEPS) & worse, np.int32(Status.DIVERGED), code))
-    value = host.on_device(value)
+    value, grad_norm, evaluations = host.on_device((value, grad_norm, evaluations))
     model_state = progress.state.model_state
     if plan.keep_best:
         known, best = progress.best.epoch > 0, progress.best
         params, model_state = tree.where(known, (best.params, best.model_state), (params, model_state))
         value = jnp.where(known, best.value, value)
-    grad_norm, evaluations = progress.grad_norm, progress.state.evaluations
     nan = host.on_device(np.float32(np.nan))
     return Result(
         params=params,
@@ -339,48 +333,3 @@ def finish(plan: Plan, progress: Progress, verdict, code, reason, aux, rule, his
         kind="mini-batches",
         reasons=reasons,
     )
-
-
-@functools.partial(jax.jit, static_argnames=("plan", "options", "capacity"))
-def _whole(plan: Plan, options: Options, rule, params, data, rows, key, model_state, stop, validation, progress, capacity):
-    if progress is None:
-        progress = stochastic.begin(plan, rule, params, key, model_state, stop, data)
-    steps, per_epoch = options.steps, options.per_epoch
-    numbers = Numbers(*(jnp.int32(n) for n in (steps, steps, per_epoch, options.record_every, options.patience, 0)))
-    if rows is None and plan.source == "rows":
-        epochs = jnp.arange(-(-steps // per_epoch))
-        make = lambda epoch: sources.device_rows(progress.state.key, plan.count, plan.batch_size, options.order, epoch)  # noqa: E731
-        rows = jax.lax.map(make, epochs).reshape(-1, plan.batch_size)
-    run = stochastic.open_run(plan, progress, data, rows, numbers, capacity)
-    run = stochastic.loop(plan, rule, run, data, rows, stop, numbers, validation)
-    unfinished = stochastic.unfinished(plan, run.progress) & (run.code != Status.NONFINITE) & (run.code != Status.DIVERGED)
-    return run, jax.lax.cond(unfinished, lambda r: stochastic._write(plan, r), lambda r: r, run)
-
-
-def traced(plan: Plan, options: Options, rule, params, data, key, model_state, stop, validation, resume) -> Result:
-    """A run as one pure program: differentiable, mappable, of fixed length."""
-    steps, per_epoch, every = options.steps, options.per_epoch, options.record_every
-    ends = {min(1, steps), *range(per_epoch, steps + 1, per_epoch), *(range(every, steps + 1, every) if every else ()), steps}
-    plan = plan._replace(guard=True, spans=deterministic.spans(ends), fresh=resume is None)
-    rows = None
-    if plan.source == "rows" and not tree.is_traced(key):
-        words, epochs = sources.key_words(key), -(-steps // per_epoch)
-        made = [sources.host_rows(words, plan.count, plan.batch_size, options.order, epoch) for epoch in range(max(epochs, 1))]
-        rows = jnp.asarray(np.concatenate(made))
-    arrays = lambda t: jax.tree.map(jnp.asarray, t)  # noqa: E731
-    progress = None if resume is None else resume.progress
-    each = every or per_epoch
-    capacity = max(-(-steps // each), 1)
-    run, shown = _whole(plan, options, rule, params, arrays(data), rows, key, model_state, stop, arrays(validation), progress, capacity)
-    reasons = (*(m.factory.__name__ for m in (stop.members() if stop else ())), "patience", "callback", "time_limit")
-    return _result(plan, run, shown, arrays(rule), capacity, reasons)
-
-
-@functools.partial(jax.jit, static_argnames=("plan", "capacity", "reasons"))
-def _result(plan: Plan, run, shown, rule, capacity: int, reasons) -> Result:
-    # One program: under an uncompiled vmap every operation here would be compiled by itself.
-    filled = jnp.arange(capacity) < shown.rows
-    history = {"step": jnp.where(filled, shown.steps, -1)}
-    history |= {name: jnp.where(filled, shown.history[:, i], jnp.nan) for i, name in enumerate(plan.names)}
-    state = Resumable(run.progress, history)
-    return finish(plan, run.progress, judged(run.progress), run.code, run.reason, run.aux, rule, history, state, reasons)

@@ -15,7 +15,7 @@ from gdjax.loop.batches import Numbers, Plan, fetch, offered, offered_at_start
 from gdjax.loop.deterministic import Turns, bounded_while, write_row
 from gdjax.objective import leading
 from gdjax.parts import turned
-from gdjax.parts.examples import choose, has_table
+from gdjax.parts.examples import choose, has_table, with_tables, without_tables
 from gdjax.result import RUNNING, Status
 
 HISTORY = ("value", "grad_norm", "learning_rate", "evaluations", "validation")
@@ -71,6 +71,8 @@ class Run(NamedTuple):
     history: Any  # (capacity, names)
     steps: Any  # (capacity,): the step of each row
     rows: Any  # int32
+    reached: Any  # (step, evaluations), int32: how far it came, what broke it included
+    before: Any  # with guard, (progress, rows) of a step before, without tables; else ()
 
 
 def begin(plan: Plan, rule, params, key, model_state, stop, data) -> Progress:
@@ -107,7 +109,17 @@ def open_run(plan: Plan, progress: Progress, data, rows, numbers, capacity: int)
     inputs = (state.params, state.model_state, batch, jax.eval_shape(lambda s: stepping.step_key(plan.objective, s), state), weights)
     shape = jax.eval_shape(lambda *inputs: stepping.value_and_grad(plan.objective, *inputs), *inputs)
     history = jnp.full((capacity, len(plan.names)), jnp.nan, progress.value.dtype)
-    return Run(progress, jnp.int32(RUNNING), jnp.int32(-1), tree.zeros_like(shape.aux), history, jnp.full(capacity, -1, jnp.int32), jnp.int32(0))
+    return Run(
+        progress=progress,
+        code=jnp.int32(RUNNING),
+        reason=jnp.int32(-1),
+        aux=tree.zeros_like(shape.aux),
+        history=history,
+        steps=jnp.full(capacity, -1, jnp.int32),
+        rows=jnp.int32(0),
+        reached=(state.step, state.evaluations),
+        before=(without_tables(progress), jnp.int32(0)) if plan.guard else (),
+    )
 
 
 def loop(plan: Plan, rule, run: Run, data, rows, stop, numbers: Numbers, validation=None) -> Run:
@@ -143,10 +155,11 @@ class Inner(NamedTuple):
     sound: Any  # bool: the last batch's loss (and with guard its gradient) was finite and in proportion
     grad_norm: Any  # of the last batch of the span
     aux: Any
+    before: Any  # with guard, (state, epoch, record, grad_norm) of a step before, without tables; else ()
 
 
 def _steps(plan: Plan, rule, run: Run, data, rows, numbers, boundary, span=None) -> Run:
-    """The steps up to the next boundary; ``span``: (start, end) of them where they are known beforehand."""
+    """The steps up to the next boundary, or up to the one before it; ``span``: (start, end) of them where they are known beforehand."""
     progress = run.progress
     in_loop, first = plan.guard or (plan.batch_size >= FUSED_BELOW and not has_table(progress.state.rule_state)), progress.state.step == 0
     most = jnp.where(first, jnp.finfo(progress.value.dtype).max, GREW * jnp.maximum(jnp.abs(progress.initial_value), 1))
@@ -159,32 +172,58 @@ def _steps(plan: Plan, rule, run: Run, data, rows, numbers, boundary, span=None)
         place = inner.state.step if span is None else span[0] + turn
         return one(rule, inner, (inner.state.step == boundary - 1) if in_loop else None, place, below(limit)(inner) if plan.spans else True)
 
-    inner = Inner(progress.state, progress.epoch, progress.record, progress.value, run.code == RUNNING, progress.grad_norm, run.aux)
-    limit = boundary if in_loop else boundary - 1
+    grad_norm, limit = progress.grad_norm, boundary
+    if not in_loop:
+        # The last step is a turn of the same loop by itself, so that no number depends on where the boundaries are, and its gradient norm is taken beside.
+        alone = progress.state.step == boundary - 1
+        grad_norm = lax.cond(alone, lambda: _norm_of_batch(plan, data, rows, numbers, rule, progress), lambda: progress.grad_norm)
+        limit = jnp.where(alone, boundary, boundary - 1)
+    before = without_tables((progress.state, progress.epoch, progress.record, grad_norm)) if plan.guard else ()
+    inner = Inner(progress.state, progress.epoch, progress.record, progress.value, run.code == RUNNING, grad_norm, run.aux, before)
     turns = plan.spans and Turns(plan.spans.longest, None if span is None else lambda turn: span[0] + turn < span[1])
     condition, body, carry, back = turned.stored(below(limit), step, inner, progress.state.params, plan.batch_size)
     inner = back(bounded_while(condition, body, carry, turns, rule, 0 if plan.compact else None))
-    if not in_loop:
-        last = lambda inner: one(rule, inner, jnp.asarray(True), inner.state.step, True)  # noqa: E731
-        inner = lax.cond(below(boundary)(inner), last, lambda inner: inner, inner)
     return _after_steps(plan, rule, run, inner, most)
 
 
+def _norm_of_batch(plan: Plan, data, rows, numbers, rule, progress: Progress):
+    batch, weights = fetch(plan, data, rows, numbers, progress.state.step)
+    seen, _ = stepping.evaluate(plan.objective, rule, progress.state, batch, weights)
+    lie = functools.partial(turned.turn, turned.which(progress.state.params, plan.batch_size))
+    return tree.norm(lie(seen.grads)).astype(progress.value.dtype)
+
+
 def _after_steps(plan: Plan, rule, run: Run, inner: Inner, most) -> Run:
-    progress, dtype = run.progress, run.progress.value.dtype
-    count = inner.epoch.count if plan.weighs else (inner.state.step - progress.epoch_start).astype(dtype)
+    progress = run.progress
     broken = jnp.where(jnp.abs(inner.value) > most, Status.DIVERGED, Status.NONFINITE)
     # At the very first batch nothing has grown yet: an infinite loss there is a bad start.
     broken = jnp.where(progress.state.step == 0, Status.NONFINITE, broken)
-    progress = progress._replace(
+    done = progress._replace(
         state=inner.state,
-        epoch=inner.epoch._replace(count=count),
+        epoch=_counted(plan, progress, inner.state, inner.epoch),
         record=inner.record,
         initial_value=jnp.where(progress.state.step == 0, inner.value, progress.initial_value),
         grad_norm=inner.grad_norm,
         learning_rate=jnp.asarray(stepping.learning_rate(rule, inner.state.rule_state, inner.state.rule_state, back=1)),
     )
-    return run._replace(progress=progress, aux=inner.aux, code=jnp.where(inner.sound, run.code, broken).astype(jnp.int32))
+    code = jnp.where(inner.sound, run.code, broken).astype(jnp.int32)
+    run = run._replace(aux=inner.aux, code=code, reached=(inner.state.step, inner.state.evaluations))
+    return _stepped_back(plan, run, done, inner) if plan.guard else run._replace(progress=done)
+
+
+def _counted(plan: Plan, progress: Progress, state, epoch: Tally) -> Tally:
+    dtype = progress.value.dtype
+    return epoch if plan.weighs else epoch._replace(count=(state.step - progress.epoch_start).astype(dtype))
+
+
+def _stepped_back(plan: Plan, run: Run, done: Progress, inner: Inner) -> Run:
+    """A run that broke is what it was before the step that led there: the last params at which all was well, and all that belongs to them."""
+    state, epoch, record, grad_norm = inner.before
+    earlier = without_tables(run.progress)._replace(state=state, epoch=_counted(plan, run.progress, state, epoch), record=record, grad_norm=grad_norm)
+    before = tree.where(inner.state.step > run.progress.state.step, (earlier, run.rows), run.before)
+    known = before[0]._replace(initial_value=done.initial_value, initial_grad_norm=done.initial_grad_norm, learning_rate=done.learning_rate)
+    progress = choose(inner.sound, done, with_tables(known, done))
+    return run._replace(progress=progress, rows=jnp.where(inner.sound, run.rows, before[1]), before=before)
 
 
 def _one_step(plan: Plan, data, rows, numbers, most, rule, inner: Inner, norm_here, place, active) -> Inner:
@@ -208,6 +247,15 @@ def _one_step(plan: Plan, data, rows, numbers, most, rule, inner: Inner, norm_he
         grad_norm = jnp.where(sound, grad_norm, inner.grad_norm)
     new, old = new._replace(evaluations=state.evaluations + 1 + more), state._replace(evaluations=state.evaluations + 1)
     new = turned.apply(functools.partial(choose, sound), new, old, state.params, plan.batch_size)
+    before = inner.before
+    if plan.guard:
+        here = without_tables((state, inner.epoch, inner.record, inner.grad_norm))
+        before = turned.apply(functools.partial(tree.where, sound), here, before, state.params, plan.batch_size)
+    return Inner(new, *_tallied(plan, inner, batch, weights, value, sound), value, sound, grad_norm, seen.aux, before)
+
+
+def _tallied(plan: Plan, inner: Inner, batch, weights, value, sound) -> tuple[Tally, Any]:
+    """The sums with a batch in them."""
     share = None if not plan.weighs else jnp.asarray(leading(batch), value.dtype) if weights is None else jnp.mean(weights.astype(value.dtype))
     kept = jnp.where(sound, value, 0)
     epoch = Tally(inner.epoch.total + (kept if share is None else share * kept), inner.epoch.count if share is None else inner.epoch.count + share * sound)
@@ -215,7 +263,7 @@ def _one_step(plan: Plan, data, rows, numbers, most, rule, inner: Inner, norm_he
     if plan.records:
         weight = sound.astype(value.dtype) if share is None else share * sound
         record = Tally(record.total + weight * kept, record.count + weight)
-    return Inner(new, epoch, record, value, sound, grad_norm, seen.aux)
+    return epoch, record
 
 
 def _mean(tally: Tally):

@@ -48,6 +48,16 @@ def choose(condition, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda x, y: x if _is_table(x) else jnp.where(condition, x, y), new, old, is_leaf=_is_table)
 
 
+def without_tables(tree: Any) -> Any:
+    """The tree with () for its tables, which are changed in place and too large to be kept twice."""
+    return jax.tree.map(lambda x: () if _is_table(x) else x, tree, is_leaf=_is_table)
+
+
+def with_tables(tree: Any, other: Any) -> Any:
+    """A tree without tables with those of another."""
+    return jax.tree.map(lambda theirs, mine: theirs if _is_table(theirs) else mine, other, tree, is_leaf=_is_table)
+
+
 class Examples:
     """Rows of data of a finite sum f(x) = 1/n Σᵢ ℓᵢ(x) + r(x): all of them in a rule's ``init``, those of the batch in its ``update``.
 
