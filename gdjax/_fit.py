@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,22 +14,22 @@ from gdjax.loop import batches, deterministic, full_batch, host, mini_batch, opt
 from gdjax.loop.epochs import Services
 from gdjax.objective import check_params, leading
 from gdjax.result import Result
-from gdjax.rule import Rule, as_rule
+from gdjax.rule import as_rule
 from gdjax.stop import Stop
-from gdjax.typing import Data, Key, LossFn, ModelState, Params
+from gdjax.typing import Callback, ChunkSize, Data, Keep, LossFn, ModelState, Params, Recorded, RecordedOfBatches, Seed, Shuffle, Transformation
 
 default_rule: Any = None  # a function of the number of steps (or None) that returns it, bound by gdjax/__init__.py: drivers know no rule by name
 default_full_batch_rule: Any = None
 
 
 def fit(
-    loss_fn: LossFn, params: Params, data: Data, rule: Rule | None = None, *,
-    batch_size: int | None, epochs: int | None = None, steps: int | None = None, key: Key | int | None = None,
-    shuffle: str | bool = "epoch", chunk_size: int | str | None = "auto", stop: Stop | None = None,
-    history: tuple[str, ...] = ("value", "grad_norm"), record_every: int | None = None,
-    validation: Data | None = None, patience: int | None = None, keep: str = "last",
+    loss_fn: LossFn, params: Params, data: Data, rule: Transformation | None = None, *,
+    batch_size: int | None, epochs: int | None = None, steps: int | None = None, key: Seed | None = None,
+    shuffle: Shuffle = "epoch", chunk_size: ChunkSize = "auto", stop: Stop | None = None,
+    history: Sequence[Recorded | RecordedOfBatches] = ("value", "grad_norm"), record_every: int | None = None,
+    validation: Data | None = None, patience: int | None = None, keep: Keep = "last",
     has_aux: bool = False, stochastic: bool = False, model_state: ModelState = None,
-    callbacks: tuple = (), progress: bool | None = None, checkpoint: Any = None, resume: Any = None,
+    callbacks: Sequence[Callback] = (), progress: bool | None = None, checkpoint: Callable[[Any], Any] | None = None, resume: Any = None,
 ) -> Result:  # fmt: skip
     """Fits params to data by gradient descent (``batch_size=None``: the entire data set) or stochastic gradient descent (an int; 1: single examples).
 
@@ -179,8 +180,8 @@ def evaluate(
     *,
     has_aux: bool = False,
     model_state: ModelState = None,
-    key: Key | int | None = None,
-    chunk_size: int | str | None = "auto",
+    key: Seed | None = None,
+    chunk_size: ChunkSize = "auto",
 ) -> Any:
     """The exact mean loss over all data, in blocks for a ``finite_sum`` (or an int ``chunk_size``).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gdjax.checks import check_callable, check_flag
@@ -9,16 +10,17 @@ from gdjax.loop import full_batch, host, traced
 from gdjax.loop.options import check_arrays, check_no_host, check_options, check_resume, stopping_rule
 from gdjax.objective import FiniteSum, Objective, check_params
 from gdjax.result import Result
-from gdjax.rule import Rule, as_rule
+from gdjax.rule import as_rule
 from gdjax.stop import Stop
-from gdjax.typing import Params
+from gdjax.typing import Differentiate, Number, Params, Recorded, Transformation
 
 default_rule: Any = None  # a function that returns it, bound by gdjax/__init__.py: drivers know no rule by name
 
 
 def minimize(
-    fun, params: Params, rule: Rule | None = None, *, args: tuple = (), tol=None, stop: Stop | None = None, max_steps: int = 1000,
-    history: tuple[str, ...] = ("value", "grad_norm"), record_every: int = 1, has_aux: bool = False, differentiate: str = "implicit",
+    fun: Callable[..., Any], params: Params, rule: Transformation | None = None, *, args: tuple = (), tol: Number | None = None, stop: Stop | None = None,
+    max_steps: int = 1000, history: Sequence[Recorded] = ("value", "grad_norm"), record_every: int = 1, has_aux: bool = False,
+    differentiate: Differentiate = "implicit",
     progress: bool | None = None, resume: Any = None,
 ) -> Result:  # fmt: skip
     """Minimises ``fun(params, *args)`` by gradient descent, compiled whole, and says how it went.

@@ -9,15 +9,64 @@ place of leaves.
 from __future__ import annotations
 
 import copy
+import difflib
 import functools
 import inspect
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made", bound="Call")
+
+# What other libraries and papers call the arguments of rules, schedules and stopping rules; of several that fit, the first is meant.
+SYNONYMS = {
+    "learning_rate": "lr step_size stepsize rate eta alpha h init_lr base_lr max_lr peak_value",
+    "first_learning_rate": "lr step_size stepsize rate eta alpha h init_lr lr0 initial_lr initial_learning_rate learning_rate",
+    "max_learning_rate": "lr step_size stepsize rate eta alpha h max_lr max_stepsize learning_rate",
+    "init_value": "lr step_size rate eta alpha h init_lr base_lr learning_rate peak_value start initial_value",
+    "momentum": "beta beta1 b1 mu mass rho gamma decay",
+    "betas": "beta beta1 beta2 b1 b2 b3 momentum",
+    "decay": "beta gamma momentum ema_decay decay_rate",
+    "weight_decay": "wd l2 lam lambda_ decay decay_rate reg regularization",
+    "eps": "epsilon tol tolerance",
+    "tolerance": "eps epsilon tol atol rtol",
+    "atol": "tol tolerance eps epsilon gtol threshold",
+    "rtol": "ftol xtol",
+    "floor": "eps epsilon",
+    "smoothness": "L lipschitz lipschitz_constant beta",
+    "strong_convexity": "mu m sigma",
+    "steps": "T N num_steps n_steps total_steps max_steps maxiter max_iter iterations transition_steps decay_steps T_max epochs",
+    "min_value": "f_star fstar f_min minimum lower_bound",
+    "lower_bound": "f_star fstar f_min minimum min_value",
+    "sufficient": "c c1 armijo alpha",
+    "curvature": "c2 wolfe beta",
+    "scaling": "c scale alpha gamma",
+    "max_norm": "clip clip_norm max_grad_norm threshold gamma",
+    "first_distance": "d0 d init_distance initial_distance r_epsilon reps_rel eps epsilon",
+    "memory": "m history history_size memory_size window",
+    "radius": "rho eps epsilon",
+    "step_size": "alpha lr slow_step_size",
+    "period": "k sync_period H",
+    "rule": "optimizer base_optimizer base inner tx transformation",
+    "inner": "rule optimizer base_optimizer base tx transformation",
+    "end_value": "final_value end min_value eta_min",
+    "factor": "gamma decay decay_rate",
+    "seconds": "time timeout limit",
+}
+
+
+def meant(given: str, known: list[str]) -> str | None:
+    """The name that was probably meant by one that is not known: of the synonyms, or the nearest in spelling; None where nothing is near."""
+    by_synonym = (name for name, others in SYNONYMS.items() if name in known and given in others.split())
+    near = {name.lower(): name for name in known}
+    spelt = difflib.get_close_matches(given.lower(), list(near), n=1)
+    return next(by_synonym, near[spelt[0]] if spelt else None)
 
 
 def is_number(x: Any) -> bool:
@@ -94,20 +143,21 @@ def check_offered(factory: str, **given: Any) -> None:
             raise ValueError(f"{factory}: update got no {name}; wanted it: use gdjax.minimize or gdjax.fit, which offer it, or type {call}.")
 
 
-class Factory:
+class Factory(Generic[Given, Made]):
     """A factory whose calls are pytrees. Calling it checks the arguments, by running the factory once, and returns ``self.kind`` bound to them."""
 
-    def __init__(self, function, kind):
+    def __init__(self, function: Callable[Given, Any], kind: type[Made]):
         self.function, self.kind = function, kind
         self.__name__ = self.__qualname__ = type(function).__name__  # for callables without a name
         functools.update_wrapper(self, function)
+        self.__signature__ = _without_annotations(function)  # those of types are for editors: in a terminal they hide the names
 
-    def __call__(self, *args, **kwargs):
-        signature = inspect.signature(self.function)
+    def __call__(self, *args: Given.args, **kwargs: Given.kwargs) -> Made:
+        signature = self.__signature__
         try:
             given = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{self.__name__}: {error}; wanted {self.__name__}{signature}.") from None
+            raise TypeError(f"{self.__name__}: {_unexpected(signature, args, kwargs) or error}; wanted {self.__name__}{signature}.") from None
         leaves, treedef = jax.tree.flatten((given.args, given.kwargs))  # sgd(0.1) is sgd(learning_rate=0.1)
         leaves = [int(x) if isinstance(x, np.integer) else x for x in leaves]  # static, as other ints
         static = tuple(None if is_number(x) else (x,) for x in leaves)
@@ -128,7 +178,7 @@ class Factory:
         return hash((Factory, self.function))
 
     def __repr__(self):
-        return f"<{self.kind.__name__.lower()} factory {self.__name__}{inspect.signature(self)}>"
+        return f"<{self.kind.__name__.lower()} factory {self.__name__}{self.__signature__}>"
 
     def __get__(self, instance, owner=None):
         return self
@@ -140,6 +190,21 @@ class Factory:
         if found is self:
             return self.__qualname__
         return Factory, (self.function, self.kind)
+
+
+def _without_annotations(function) -> inspect.Signature:
+    signature = inspect.signature(function)
+    plain = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+    return signature.replace(parameters=plain, return_annotation=signature.empty)
+
+
+def _unexpected(signature: inspect.Signature, args: tuple, kwargs: dict[str, Any]) -> str:
+    """The names that a signature does not have, each with the one that was probably meant; empty where it has them all."""
+    known = [name for name, each in signature.parameters.items() if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    free = [name for name in known[len(args) :] if name not in kwargs]
+    likely = {name: meant(name, free) for name in kwargs if name not in known}
+    named = [f"{name!r} (did you mean {right}?)" if right else repr(name) for name, right in likely.items()]
+    return f"got an unexpected keyword argument {', '.join(named)}" if named else ""
 
 
 def make_factory(function, kind) -> Any:
@@ -172,7 +237,7 @@ class Call:
     def arguments(self) -> dict[str, Any]:
         """All arguments by name, defaults included."""
         args, kwargs = self.args_and_kwargs()
-        bound = inspect.signature(self.factory.function).bind(*args, **kwargs)
+        bound = self.factory.__signature__.bind(*args, **kwargs)
         bound.apply_defaults()
         return dict(bound.arguments)
 
@@ -206,12 +271,12 @@ class Call:
     def __repr__(self):
         args, kwargs = self.args_and_kwargs()
         try:
-            bound = inspect.signature(self.factory.function).bind(*args, **kwargs).arguments
+            bound = self.factory.__signature__.bind(*args, **kwargs).arguments
         except TypeError:
             bound = {str(i): x for i, x in enumerate(args)} | kwargs
         parts = []
         for name, value in bound.items():
-            kind = inspect.signature(self.factory.function).parameters.get(name)
+            kind = self.factory.__signature__.parameters.get(name)
             if kind is not None and kind.kind is inspect.Parameter.VAR_POSITIONAL:
                 parts += [_show(x) for x in value]
             elif kind is not None and kind.kind is inspect.Parameter.VAR_KEYWORD:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import optax
 
-from gdjax.arguments import Call, Factory, make_factory
+from gdjax.arguments import Call, Factory, Given, make_factory
 from gdjax.typing import Params, RuleState
 
 
@@ -89,7 +90,7 @@ def _taking_what_it_names(function):
     return lambda *given, **extra: function(*given, **{name: x for name, x in extra.items() if name in named})
 
 
-def rule(factory) -> Factory:
+def rule(factory: Callable[Given, Any]) -> Factory[Given, Rule]:
     """Turns a factory of (init, update) into one of rules: transformations whose numbers are leaves.
 
     Works as a decorator for new rules and as a lift for any optax factory: ``adam = gdjax.rule(optax.adam)``. Float and array arguments become

@@ -7,13 +7,15 @@ CONVERGED is said only where the gradient supports it. Every test is written so 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gdjax.arguments import Call, Factory, check_number
+from gdjax.arguments import Call, Factory, Given, check_number
 from gdjax.result import RUNNING, Status
+from gdjax.typing import Number
 
 FELL = 1e-2  # a change criterion counts as convergence only once the gradient norm has fallen to this share of its first value
 
@@ -47,13 +49,13 @@ class Stop(Call):
         """The rules joined here, in order."""
         return [m for part in self.args_and_kwargs()[0] for m in part.members()] if self.factory.function is _either else [self]
 
-    def __or__(self, other):
+    def __or__(self, other: Stop) -> Stop:
         if not isinstance(other, Stop):
             raise TypeError(f"stop: cannot join {self!r} with {other!r}; wanted a stopping rule such as gdjax.stop.grad_norm(1e-6).")
         return either(*self.members(), *other.members())
 
 
-def stop(factory) -> Factory:
+def stop(factory: Callable[Given, Any]) -> Factory[Given, Stop]:
     """Turns a factory of ``Functions(init, check)`` into one of stopping rules; public, for users' own."""
     return Factory(factory, Stop)
 
@@ -104,7 +106,7 @@ def _stateless():
 
 
 @stop
-def grad_norm(atol=0.0, rtol=0.0):
+def grad_norm(atol: Number = 0.0, rtol: Number = 0.0):
     """CONVERGED when ‖∇f(x)‖₂ ≤ max(atol, rtol ‖∇f(x₀)‖₂), at the params that are returned.
 
     Args:
@@ -139,7 +141,7 @@ def _change(size_of, patience):
 
 
 @stop
-def value_change(atol=0.0, rtol=0.0, patience: int = 5):
+def value_change(atol: Number = 0.0, rtol: Number = 0.0, patience: int = 5):
     """Stops when |f(x_k) − f(x_{k−1})| ≤ max(atol, rtol |f(x_k)|) for ``patience`` steps (epochs, for mini-batches) in a row.
 
     The verdict is CONVERGED if the gradient norm has fallen to a hundredth of its first value as well, else STOPPED: with a learning rate that is too small
@@ -153,7 +155,7 @@ def value_change(atol=0.0, rtol=0.0, patience: int = 5):
 
 
 @stop
-def param_change(atol=0.0, rtol=0.0, patience: int = 5):
+def param_change(atol: Number = 0.0, rtol: Number = 0.0, patience: int = 5):
     """Stops when ‖x_k − x_{k−1}‖₂ ≤ max(atol, rtol ‖x_k‖₂) for ``patience`` steps in a row; the verdict as in ``value_change``."""
     _positive("stop.param_change", "atol", atol, "param_change(atol=1e-9)")
     _positive("stop.param_change", "rtol", rtol, "param_change(rtol=1e-9)")
@@ -174,7 +176,7 @@ def target(value):
 
 
 @stop
-def plateau(patience: int, atol=0.0, rtol=0.0):
+def plateau(patience: int, atol: Number = 0.0, rtol: Number = 0.0):
     """STOPPED when the best loss so far has not improved by more than max(atol, rtol |best|) for ``patience`` steps (epochs, for mini-batches)."""
     _positive_count("plateau", "patience", patience)
     _positive("stop.plateau", "atol", atol, "plateau(10, atol=1e-4)")

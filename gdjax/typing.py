@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, SupportsIndex, TypeAlias
 
 import jax
+import optax
 from jax.typing import ArrayLike
 
 Params: TypeAlias = Any  # a pytree of real floating arrays: where the loss is evaluated
@@ -18,8 +19,18 @@ ModelState: TypeAlias = Any  # a pytree of arrays: running statistics and the li
 Aux: TypeAlias = Any  # a pytree of arrays: whatever the loss returns beside its value
 Scalar: TypeAlias = jax.Array  # shape ()
 Key: TypeAlias = jax.Array  # a typed PRNG key, shape ()
+Seed: TypeAlias = Key | SupportsIndex  # a key, or a whole number to make one of
 Number: TypeAlias = ArrayLike  # a Python float or an array: a leaf
 Schedule: TypeAlias = Callable[[Any], Any]  # step (int32, shape ()) -> scalar
+Scheduled: TypeAlias = Number | Schedule
+Transformation: TypeAlias = optax.GradientTransformation  # a gdjax.Rule, which is one, or any other of optax
+Callback: TypeAlias = Callable[[Any], Any]  # of a report; True stops the run
+ChunkSize: TypeAlias = int | Literal["auto"] | None
+Shuffle: TypeAlias = Literal["epoch", "replacement", False]
+Keep: TypeAlias = Literal["last", "best"]
+Differentiate: TypeAlias = Literal["implicit", "unroll"]
+Recorded: TypeAlias = Literal["value", "grad_norm", "update_norm", "learning_rate", "evaluations"]  # by minimize, and by fit with full batches
+RecordedOfBatches: TypeAlias = Literal["value", "grad_norm", "learning_rate", "evaluations", "validation"]  # by fit with mini-batches
 
 
 class LossFn(Protocol):

@@ -14,7 +14,7 @@ from gdjax._sweep.run import sweep
 from gdjax.checks import check_count
 from gdjax.data import check_key
 from gdjax.result import Result, Status
-from gdjax.typing import Key, Params
+from gdjax.typing import Params, Seed
 
 NEAR = 0.01  # of the median distance between the starts: results this near are the same minimum
 
@@ -69,7 +69,7 @@ class Multistart:
 
 
 def multistart(
-    run, params_sampler, count: int, *, key: Key | int, tolerance: float | None = None, compare=None, block: int | None = None,
+    run, params_sampler, count: int, *, key: Seed, tolerance: float | None = None, compare=None, block: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Multistart:  # fmt: skip
     """Runs ``run(params)`` from ``count`` random starts side by side, and sorts what they found into distinct minima.

@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from gdjax import tree
 from gdjax.checks import check_count
 from gdjax.diagnose.problem import Problem, checked, gradient, rows_of_batches, size_of
-from gdjax.typing import Data, Key, LossFn, ModelState, Params
+from gdjax.typing import Data, LossFn, ModelState, Params, Seed
 
 RESOLUTION = 30  # in units of rounding of the largest curvature: below it a curvature cannot be told from 0
 GOLDEN = 0.6180339887498949
@@ -108,7 +108,7 @@ class Smoothness:
 
 
 def smoothness(
-    loss_fn: LossFn, params: Params, data: Data | None = None, *, batch_size: int | None = None, batches: int = 8, key: Key | int | None = None,
+    loss_fn: LossFn, params: Params, data: Data | None = None, *, batch_size: int | None = None, batches: int = 8, key: Seed | None = None,
     iterations: int = 32, has_aux: bool = False, stochastic: bool = False, model_state: ModelState = None,
 ) -> Smoothness:  # fmt: skip
     """The largest and smallest curvature of a loss at ``params``, by Lanczos' method on Hessian-vector products; no Hessian is formed.

@@ -18,7 +18,7 @@ from gdjax.diagnose.problem import Problem, checked, gradient, rows_of_batches
 from gdjax.loop import lanes
 from gdjax.rule import as_rule, needs_examples
 from gdjax.rules import sgd
-from gdjax.typing import Data, Key, LossFn, ModelState, Params
+from gdjax.typing import Data, LossFn, ModelState, Params, Seed
 
 WATCHED, WATCHED_LEAST = 8, 256  # examples by which steps are judged: so many batches, so many at least
 DECADE = 0.25  # width of the smoothing, in the natural logarithm of the learning rate: a ninth of a decade
@@ -81,7 +81,7 @@ class RangeTest:
 
 def range_test(
     loss_fn: LossFn, params: Params, data: Data | None = None, make_rule: Any = None, *, batch_size: int | None = None, low: float = 1e-7, high: float = 10.0,
-    steps: int = 100, key: Key | int | None = None, has_aux: bool = False, stochastic: bool = False, model_state: ModelState = None,
+    steps: int = 100, key: Seed | None = None, has_aux: bool = False, stochastic: bool = False, model_state: ModelState = None,
 ) -> RangeTest:  # fmt: skip
     """A learning-rate range test: ``steps`` steps of a rule whose learning rate grows from ``low`` to ``high``, and where the loss fell fastest.
 

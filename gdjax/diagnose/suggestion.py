@@ -21,7 +21,7 @@ from gdjax.loop.options import check_validation
 from gdjax.objective import FiniteSum, leading
 from gdjax.rule import Rule, as_rule, rule as lift
 from gdjax.rules import gd, sgd
-from gdjax.typing import Data, Key, LossFn, Params
+from gdjax.typing import Data, LossFn, Params, Seed
 
 LOW, HIGH, RANGE_STEPS = 1e-8, 1e4, 241  # of the range test: 20 learning rates per decade
 STILL = 100  # times as long: a schedule told so many steps does not move during the range test
@@ -77,7 +77,7 @@ class Suggestion:
 
 def suggest(
     loss_fn: LossFn, params: Params, data: Data | None = None, make_rule: Any = None, *, steps: int, batch_size: int | None = None,
-    key: Key | int | None = None, budget: float | None = None, validation: Data | None = None, has_aux: bool = False,
+    key: Seed | None = None, budget: float | None = None, validation: Data | None = None, has_aux: bool = False,
 ) -> Suggestion:  # fmt: skip
     """A learning rate for a run of ``steps`` steps, why, and how sure: by the curvature, a range test, and trials around what these say.
 

@@ -15,7 +15,7 @@ from gdjax.data.streams import Stacks
 from gdjax.loop import lanes
 from gdjax.objective import Evaluation, Objective, check_chunk_size, check_params
 from gdjax.rule import Rule, argument_of, as_rule
-from gdjax.typing import Batch, Key, ModelState, Params, RuleState
+from gdjax.typing import Batch, ChunkSize, Key, LossFn, ModelState, Params, RuleState, Transformation
 
 
 class State(NamedTuple):
@@ -47,7 +47,7 @@ class Descent(NamedTuple):
     step: Any
 
 
-def descent(loss_fn, rule, *, has_aux: bool = False, stochastic: bool = False, chunk_size: int | str | None = None) -> Descent:
+def descent(loss_fn: LossFn, rule: Transformation, *, has_aux: bool = False, stochastic: bool = False, chunk_size: ChunkSize = None) -> Descent:
     """Gradient descent as two pure functions, for loops of your own; ``minimize`` and ``fit`` are built on the same.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import jax.numpy as jnp
 
 from gdjax.tree import vdot
@@ -30,6 +32,7 @@ def hager_zhang(d, g, new, y, bend):
     return jnp.maximum((vdot(y, new) - 2 * vdot(y, y) * vdot(d, new) / bend) / bend, TRUNCATION * over(vdot(d, g), vdot(d, d)))
 
 
+Beta: TypeAlias = Literal["hager_zhang", "polak_ribiere", "fletcher_reeves", "hestenes_stiefel", "dai_yuan"]
 # Of the direction d, the gradients g before and g₊ (new) after a step along it, y = g₊ − g, and bend = ⟨d, y⟩ > 0.
 BETAS = {
     "hager_zhang": hager_zhang,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,10 @@ from gdjax.arguments import check_number
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # steepest at 0, so that small singular values grow fast; five times it sends [1e-3, 1] into [0.470, 1.203]
 FLOOR = 1e-7  # added to the Frobenius norm
-LAYOUTS = ("in_out", "out_in")
-DTYPES = ("bfloat16", "float32", "float64")
+Layout: TypeAlias = Literal["in_out", "out_in"]
+WorkingDtype: TypeAlias = Literal["bfloat16", "float32", "float64"]
+LAYOUTS = get_args(Layout)
+DTYPES = get_args(WorkingDtype)
 SCALES = {"original": lambda rows, columns: max(1, rows / max(columns, 1)) ** 0.5, "rms": lambda rows, columns: 0.2 * max(rows, columns) ** 0.5}
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 
 from gdjax.linesearch import Average, average_of, grippo, zhang_hager
 
-REFERENCES = ("last", "mean", "maximum")  # the loss at x; Zhang and Hager's mean; the largest of the last few
+Reference: TypeAlias = Literal["last", "mean", "maximum"]
+REFERENCES = get_args(Reference)  # the loss at x; Zhang and Hager's mean; the largest of the last few
 COUNT = 10  # of these; M of Grippo, Lampariello and Lucidi
 
 

@@ -11,11 +11,12 @@ were, give T and P, and with them both curvatures: ``shortest`` is one over the 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax.numpy as jnp
 
-STEPS = ("bb1", "bb2", "alternate", "abbmin", "bbq")
+SpectralStep: TypeAlias = Literal["bb1", "bb2", "alternate", "abbmin", "bbq"]
+STEPS = get_args(SpectralStep)
 SHORTS = 9  # short steps remembered, of which "abbmin" takes the least: Frassoldati, Zanni, Zanghirati 2008
 RATIO, DRIFT = 0.2, 1.02  # τ at first, and the factor by which it moves: Huang, Dai, Liu, Zhang 2021
 GROWTH = 10.0  # of a step along which the curvature was not positive; 3 takes 5 % more evaluations on CUTEst problems

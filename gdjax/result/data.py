@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -68,14 +68,14 @@ class Result:
         return not isinstance(self.code, Tracer) and np.ndim(self.code) == 0
 
     @property
-    def status(self) -> Any:
-        """Why the run ended: a ``Status``, or an array of codes for batched or traced results."""
+    def status(self) -> Status:
+        """Why the run ended: a ``Status``, or an array of codes for batched or traced results, which the type leaves out."""
         return Status(int(self.code)) if self._single else self.code
 
     @property
-    def converged(self) -> Any:
+    def converged(self) -> bool:
         """Whether the convergence criterion holds at ``params``: a bool, or an array of them."""
-        return int(self.code) == Status.CONVERGED if self._single else jnp.equal(self.code, Status.CONVERGED)
+        return int(self.code) == Status.CONVERGED if self._single else cast(bool, jnp.equal(self.code, Status.CONVERGED))
 
     @property
     def message(self) -> str:

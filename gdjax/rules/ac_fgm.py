@@ -12,7 +12,7 @@ from gdjax import tree
 from gdjax.arguments import check_number, check_offered
 from gdjax.parts.first_step import check_first_learning_rate, search
 from gdjax.rule import rule
-from gdjax.typing import Grads, Params, Updates
+from gdjax.typing import Grads, Number, Params, Updates
 
 BETA = 1 - 6**0.5 / 3  # 0.184: the largest for which the proof lets η grow by 4/3 = 2(1 − β)²
 ROUNDING = 32  # units in the last place of f below which a difference of losses says nothing
@@ -33,7 +33,7 @@ class ACFGMState(NamedTuple):
 
 
 @rule
-def ac_fgm(first_learning_rate=None, *, alpha=0.1):
+def ac_fgm(first_learning_rate=None, *, alpha: Number = 0.1):
     """The auto-conditioned fast gradient method (AC-FGM): accelerated, without a line search and without a constant to know.
 
         z ← y − η g,  y ← (1 − β) y + β z,  x ← (z + τ x)/(1 + τ)

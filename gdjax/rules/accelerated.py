@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from gdjax.linesearch import Conditions, first_step, search
 from gdjax.parts.backtracking import attempt, backtrack, fall
 from gdjax.parts.first_step import check_first_learning_rate
 from gdjax.rule import rule
-from gdjax.typing import Grads, Params
+from gdjax.typing import Grads, Number, Params
 
 FLAT = 0.6  # c₂ of the first search: its h is at least (1 − c₂)/L
 
@@ -33,7 +33,7 @@ class AcceleratedState(NamedTuple):
 
 
 @rule
-def accelerated(first_learning_rate=None, *, restart="gradient", growth=1.1):
+def accelerated(first_learning_rate=None, *, restart: Literal["gradient", "function"] | None = "gradient", growth: Number = 1.1):
     """Nesterov's method without a constant to know: backtracking, and a restart of the momentum where it goes uphill.
 
         x⁺ ← y − h g(y),  where f(x⁺) ≤ f(y) − h‖g(y)‖²/2;  else a shorter h, and θ and y made anew with it

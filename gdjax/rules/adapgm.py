@@ -13,7 +13,7 @@ from gdjax import tree
 from gdjax.arguments import check_number, is_concrete
 from gdjax.parts.first_step import bend, check_first_learning_rate, pace, probe, search
 from gdjax.rule import rule
-from gdjax.typing import Grads
+from gdjax.typing import Grads, Number
 
 
 class AdaPGMState(NamedTuple):
@@ -30,7 +30,7 @@ FIRST_RATIO = 1.0  # θ₀, as if the step before had been as long
 
 
 @rule
-def adapgm(first_learning_rate=None, *, q=5 / 3, r=5 / 6):
+def adapgm(first_learning_rate=None, *, q: Number = 5 / 3, r: Number = 5 / 6):
     """The adaptive gradient method AdaPG(q, r): learning rates from two curvatures just met, without a line search and without a constant to know.
 
         x ← x − a g

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ FIRST_RATIO = {"adgd": 1e20, "adgd1": 1 / 3, "adgd2": 1 / 3}  # θ₀; "adgd" ta
 
 
 @rule
-def adgd(first_learning_rate=None, *, variant="adgd2"):
+def adgd(first_learning_rate=None, *, variant: Literal["adgd2", "adgd1", "adgd"] = "adgd2"):
     """Adaptive gradient descent (AdGD): learning rates from the curvature just met, without a line search and without a constant to know.
 
         x ← x − a g

@@ -11,7 +11,7 @@ from gdjax import tree
 from gdjax.arguments import check_number, check_offered
 from gdjax.parts.value_steps import check_lower_bound, check_max_learning_rate, polyak_ratio
 from gdjax.rule import rule
-from gdjax.typing import Params
+from gdjax.typing import Number, Params
 
 
 class AliGState(NamedTuple):
@@ -22,7 +22,7 @@ class AliGState(NamedTuple):
 
 
 @rule
-def ali_g(max_learning_rate, *, momentum=None, max_norm=None, lower_bound=0.0):
+def ali_g(max_learning_rate, *, momentum=None, max_norm=None, lower_bound: Number = 0.0):
     """Adaptive learning rates for interpolation: Polyak steps of batches up to a bound, with Nesterov momentum, inside a ball.
 
         a = min{[f − l]₊/‖g‖², a_max}

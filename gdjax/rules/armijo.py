@@ -11,9 +11,9 @@ from gdjax import tree
 from gdjax.arguments import check_number, check_offered
 from gdjax.linesearch import SUFFICIENT, Conditions, first_step, search
 from gdjax.parts.first_step import check_first_learning_rate
-from gdjax.parts.past_values import REFERENCES, PastValues, height, no_past, remember
+from gdjax.parts.past_values import REFERENCES, PastValues, Reference, height, no_past, remember
 from gdjax.rule import rule
-from gdjax.typing import Grads
+from gdjax.typing import Grads, Number
 
 
 class ArmijoState(NamedTuple):
@@ -29,7 +29,7 @@ class ArmijoState(NamedTuple):
 
 
 @rule
-def armijo(sufficient=SUFFICIENT, expansion=2.0, *, first_learning_rate=None, reference="last", memory=0.85):
+def armijo(sufficient: Number = SUFFICIENT, expansion: Number = 2.0, *, first_learning_rate=None, reference: Reference = "last", memory: Number = 0.85):
     """Gradient descent with Armijo's search: the step is shortened until the loss falls enough, and the next search begins with a longer one.
 
         x ← x − a g,  f(x₊) ≤ r − c a ‖g‖²

@@ -13,7 +13,7 @@ from gdjax.parts.distance import over
 from gdjax.parts.masks import check_whole
 from gdjax.parts.neighbour import shifted
 from gdjax.rule import as_rule, check_plain, rule as as_factory
-from gdjax.typing import RuleState
+from gdjax.typing import Number, RuleState
 
 
 class ASAMState(NamedTuple):
@@ -24,7 +24,7 @@ class ASAMState(NamedTuple):
 
 
 @as_factory
-def asam(rule, radius=0.5, floor=0.01):
+def asam(rule, radius: Number = 0.5, floor: Number = 0.01):
     """Adaptive sharpness-aware minimisation: as ``sam``, with each entry's distance in units of its own size.
 
         t = |x| + η;  e = ρ t² g/‖t g‖, entry by entry;  x ← rule(x, ∇f(x + e))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from gdjax.arguments import check_number
 from gdjax.parts.averaging import widened
 from gdjax.parts.two_points import check_params_given, moved, toward
 from gdjax.rule import as_rule, rule
-from gdjax.typing import Params, RuleState
+from gdjax.typing import Number, Params, RuleState
 
 KINDS = {"uniform": (), "polynomial": ("power",), "ema": ("decay",)}  # and the number each of them takes
 
@@ -27,7 +27,7 @@ class AverageState(NamedTuple):
 
 
 @rule
-def average(rule, kind="polynomial", *, power=None, decay=None, start=0):
+def average(rule, kind: Literal["uniform", "polynomial", "ema"] = "polynomial", *, power=None, decay=None, start: Number = 0):
     """Reports an average of another rule's points, and leaves its path alone.
 
         x̄ ← x̄ + c (x − x̄),  n = t − start,  c = 1 while n ≤ 1,  then

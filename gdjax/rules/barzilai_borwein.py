@@ -12,10 +12,10 @@ from gdjax import tree
 from gdjax.arguments import check_number, check_offered
 from gdjax.linesearch import SUFFICIENT, Conditions, first_step, search
 from gdjax.parts.first_step import bend, check_first_learning_rate
-from gdjax.parts.past_values import REFERENCES, PastValues, height, no_past, remember
-from gdjax.parts.spectral import STEPS, Pairs, no_pairs, spectral_step
+from gdjax.parts.past_values import REFERENCES, PastValues, Reference, height, no_past, remember
+from gdjax.parts.spectral import STEPS, Pairs, SpectralStep, no_pairs, spectral_step
 from gdjax.rule import rule
-from gdjax.typing import Grads
+from gdjax.typing import Grads, Number
 
 FLAT = 0.9  # c₂ of the search after a step of no positive curvature
 
@@ -35,7 +35,10 @@ class BarzilaiBorweinState(NamedTuple):
 
 
 @rule
-def barzilai_borwein(step="bbq", *, first_learning_rate=None, reference="mean", memory=0.85, sufficient=SUFFICIENT):
+def barzilai_borwein(
+    step: SpectralStep = "bbq", *, first_learning_rate=None, reference: Reference = "mean", memory: Number = 0.85,
+    sufficient: Number = SUFFICIENT,
+):  # fmt: skip
     """Gradient descent with Barzilai-Borwein steps: one over a curvature just met, which need not take the loss down at once.
 
         x ← x − a g,  s = x − x₋,  y = g − g₋,  long a₁ = ⟨s, s⟩/⟨s, y⟩,  short a₂ = ⟨s, y⟩/⟨y, y⟩

@@ -14,7 +14,7 @@ from gdjax.parts.averaging import widened
 from gdjax.parts.distance import check_estimate, over
 from gdjax.rule import rule
 from gdjax.schedules import check_learning_rate, value_at
-from gdjax.typing import Grads, Params
+from gdjax.typing import Grads, Number, Params, Scheduled
 
 
 class DAdaptationState(NamedTuple):
@@ -30,7 +30,10 @@ class DAdaptationState(NamedTuple):
 
 
 @rule
-def d_adaptation(learning_rate=1.0, momentum=0.9, *, weight_decay=None, first_distance=1e-6, growth_rate=None, coefficient=2.0):
+def d_adaptation(
+    learning_rate: Scheduled = 1.0, momentum: Number = 0.9, *, weight_decay=None, first_distance: Number = 1e-6,
+    growth_rate=None, coefficient: Number = 2.0,
+):  # fmt: skip
     """D-Adaptation: SGD with momentum whose learning rate is a lower estimate of the distance to the minimum over the norm of the first gradient.
 
         g ← g + λ x                                    with weight decay

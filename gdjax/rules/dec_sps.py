@@ -12,6 +12,7 @@ from gdjax import tree
 from gdjax.arguments import check_number, check_offered
 from gdjax.parts.value_steps import check_lower_bound, check_max_learning_rate, polyak_ratio
 from gdjax.rule import rule
+from gdjax.typing import Number
 
 
 class DecSPSState(NamedTuple):
@@ -23,7 +24,7 @@ class DecSPSState(NamedTuple):
 
 
 @rule
-def dec_sps(lower_bound=0.0, *, scaling=1.0, max_learning_rate=10.0):
+def dec_sps(lower_bound: Number = 0.0, *, scaling: Number = 1.0, max_learning_rate: Number = 10.0):
     """Stochastic Polyak steps that decrease, down to the minimum where no model fits all examples.
 
         m ← min{m, (f − l)/‖g‖²},  a = m/(c₀√(k + 1)),  x ← x − a g      k = 0, 1, ...

@@ -5,10 +5,11 @@ from __future__ import annotations
 from gdjax.arguments import check_offered
 from gdjax.parts.distance import advance, begin, check_averaging, check_first_distance, hypotenuse, over, reported
 from gdjax.rule import rule
+from gdjax.typing import Number
 
 
 @rule
-def dog(first_distance=None, *, averaging=8.0):
+def dog(first_distance=None, *, averaging: Number = 8.0):
     """Distance over gradients (DoG): SGD that takes its learning rate from how far it has come; nothing to tune.
 
         r̄ ← max{r̄, ‖x − x₀‖},  r̄ = r_ε at first

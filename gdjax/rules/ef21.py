@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
@@ -21,7 +21,7 @@ class EF21State(NamedTuple):
 
 
 @as_factory
-def ef21(rule, kept=0.1):
+def ef21(rule, kept: Any = 0.1):
     """EF21: any rule, given an estimate of the gradient that is mended in the few entries where it is worst.
 
         w ← w + C(g − w);  x ← rule(x, w)

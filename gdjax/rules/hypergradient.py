@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.arguments import check_number
 from gdjax.rule import rule
-from gdjax.typing import Grads
+from gdjax.typing import Grads, Number
 
 
 class HypergradientState(NamedTuple):
@@ -21,7 +21,7 @@ class HypergradientState(NamedTuple):
 
 
 @rule
-def hypergradient(learning_rate, hyper_learning_rate=1e-3, *, relative=False):
+def hypergradient(learning_rate, hyper_learning_rate: Number = 1e-3, *, relative=False):
     """Gradient descent whose learning rate takes gradient steps of its own.
 
         a ← a + b ⟨g, g₋⟩                        −⟨g, g₋⟩ is the derivative of f(x₋ − a g₋) with respect to a

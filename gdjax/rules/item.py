@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.rule import rule
 from gdjax.schedules import check_curvatures
-from gdjax.typing import Params
+from gdjax.typing import Number, Params
 
 
 class ItemState(NamedTuple):
@@ -22,7 +22,7 @@ class ItemState(NamedTuple):
 
 
 @rule
-def item(smoothness, strong_convexity=0.0):
+def item(smoothness, strong_convexity: Number = 0.0):
     """The information-theoretic exact method (ITEM): no method that takes as many gradients ends nearer to the minimum in the worst case.
 
         y ← (1 − β) z + β x

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.arguments import check_number
 from gdjax.rule import rule
+from gdjax.typing import Number
 
 
 class L0L1State(NamedTuple):
@@ -19,7 +20,7 @@ class L0L1State(NamedTuple):
 
 
 @rule
-def l0l1(l0, l1, *, scaling=0.5):
+def l0l1(l0, l1, *, scaling: Number = 0.5):
     """Gradient descent for losses whose curvature grows with their gradient, as it does in exponentials, polynomials and deep nets.
 
         x ← x − a g,  a = η/(L₀ + L₁‖g‖)

@@ -13,7 +13,7 @@ from gdjax.arguments import check_offered
 from gdjax.parts.averaging import polynomial_average, widened
 from gdjax.parts.distance import check_averaging, check_first_distance, hypotenuse, initial_distance, over, reported
 from gdjax.rule import rule
-from gdjax.typing import Params
+from gdjax.typing import Number, Params
 
 
 class LDoGState(NamedTuple):
@@ -27,7 +27,7 @@ class LDoGState(NamedTuple):
 
 
 @rule
-def l_dog(first_distance=None, *, averaging=8.0):
+def l_dog(first_distance=None, *, averaging: Number = 8.0):
     """Layerwise distance over gradients (L-DoG): ``dog`` with a learning rate for each array of the params.
 
         r̄ₗ ← max{r̄ₗ, ‖xₗ − x₀ₗ‖},  r̄ₗ = r_ε at first

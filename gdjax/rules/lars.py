@@ -13,7 +13,7 @@ from gdjax.arguments import check_number
 from gdjax.parts.leaves import by_leaf
 from gdjax.rule import rule
 from gdjax.schedules import check_learning_rate, value_at
-from gdjax.typing import Params
+from gdjax.typing import Number, Params
 
 
 class LARSState(NamedTuple):
@@ -24,7 +24,7 @@ class LARSState(NamedTuple):
 
 
 @rule
-def lars(learning_rate, momentum=0.9, *, weight_decay=None, trust=0.001, nesterov=False, layers=None):
+def lars(learning_rate, momentum: Number = 0.9, *, weight_decay=None, trust: Number = 0.001, nesterov=False, layers=None):
     """LARS: steps of each leaf in proportion to its own norm, whatever that of its gradient.
 
         r = η ‖w‖/(‖g‖ + λ ‖w‖);  v ← μ v + h r (g + λ w);  w ← w − v,  or w − μ v − h r (g + λ w) with Nesterov momentum

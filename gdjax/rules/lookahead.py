@@ -12,7 +12,7 @@ from gdjax.arguments import check_number, check_steps
 from gdjax.parts.averaging import widened
 from gdjax.parts.two_points import check_params_given, check_two_points, moved, toward, updates_to
 from gdjax.rule import as_rule, check_plain, rule
-from gdjax.typing import Params, RuleState
+from gdjax.typing import Number, Params, RuleState
 
 
 class LookaheadState(NamedTuple):
@@ -24,7 +24,7 @@ class LookaheadState(NamedTuple):
 
 
 @rule
-def lookahead(rule, period=6, step_size=0.5, *, reset_state=False):
+def lookahead(rule, period: Number = 6, step_size: Number = 0.5, *, reset_state=False):
     """Lookahead: after every k steps of another rule, back to a point between where they began and where they led.
 
         x ← x + u,  u the updates of the rule

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from gdjax.parts.averaging import widened
 from gdjax.parts.distance import hypotenuse, over
 from gdjax.rule import argument_of, as_rule, rule as rule_of
 from gdjax.schedules import value_at
-from gdjax.typing import Params, RuleState, Updates
+from gdjax.typing import Number, Params, RuleState, Updates
 
 BETAS = tuple(1 - 0.1**power for power in range(1, 7))  # the memories, one tuner each: 10 steps, 100, ..., 1,000,000
 
@@ -34,7 +34,7 @@ class MechanicState(NamedTuple):
 
 
 @rule_of
-def mechanic(rule, *, first_scale=1e-6, weight_decay=0.01):
+def mechanic(rule, *, first_scale: Any = 1e-6, weight_decay: Number = 0.01):
     """Mechanic: learns by what factor s to multiply the way that another rule has gone, that is its learning rate.
 
         h = ⟨Δ, g + λ s ‖g‖ x/‖x‖⟩,  s = Σ sᵢ          how the loss changes with s; the second term keeps s in check

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from gdjax import tree
 from gdjax.arguments import check_number, check_offered
 from gdjax.parts.value_steps import check_growth, check_lower_bound, check_max_learning_rate, growth_of_a_step, limited, polyak_ratio
 from gdjax.rule import rule
-from gdjax.typing import Params
+from gdjax.typing import Number, Params
 
 
 class MomSPSState(NamedTuple):
@@ -23,7 +23,10 @@ class MomSPSState(NamedTuple):
 
 
 @rule
-def mom_sps(lower_bound=0.0, *, momentum=0.9, scaling=1.0, max_learning_rate=10.0, growth=None, first_learning_rate=10.0, steps_per_epoch=None):
+def mom_sps(
+    lower_bound: Number = 0.0, *, momentum: Any = 0.9, scaling: Number = 1.0,
+    max_learning_rate: Any = 10.0, growth=None, first_learning_rate: Any = 10.0, steps_per_epoch=None,
+):  # fmt: skip
     """The heavy ball with stochastic Polyak steps, which are shortened as much as the momentum lengthens them.
 
         a = min{[f − l]₊/(c‖g‖²), a_max, γ^{b/n} a₋}

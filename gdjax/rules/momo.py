@@ -13,7 +13,7 @@ from gdjax.arguments import check_number, check_offered
 from gdjax.parts.value_steps import check_lower_bound, over_square
 from gdjax.rule import rule
 from gdjax.schedules import check_learning_rate, value_at
-from gdjax.typing import Params
+from gdjax.typing import Number, Params, Scheduled
 
 MARGIN = 0.01  # an estimate that leaves the model less than this share of its height is given up: steps would die out away from the minimum
 
@@ -30,7 +30,7 @@ class MomoState(NamedTuple):
 
 
 @rule
-def momo(learning_rate=1.0, *, momentum=0.9, lower_bound=0.0, weight_decay=None):
+def momo(learning_rate: Scheduled = 1.0, *, momentum: Number = 0.9, lower_bound: Number | None = 0.0, weight_decay=None):
     """Momentum with the step of a model: the mean of all tangents so far, cut off at a lower bound of the loss.
 
         d ← μ d + (1 − μ) g,  F ← μ F + (1 − μ) f,  p ← μ p + (1 − μ)⟨g, x⟩      d = g, F = f, p = ⟨g, x⟩ at the first step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,10 @@ import optax
 from gdjax import tree
 from gdjax.arguments import check_axes, check_number
 from gdjax.parts.leaves import about_some, by_leaf, check_all
-from gdjax.parts.newton_schulz import DTYPES, QUINTIC, SCALES, as_kernel, as_matrix, check_layout, mix, newton_schulz, polynomials
+from gdjax.parts.newton_schulz import DTYPES, QUINTIC, SCALES, Layout, WorkingDtype, as_kernel, as_matrix, check_layout, mix, newton_schulz, polynomials
 from gdjax.rule import as_rule, check_plain, rule
 from gdjax.schedules import check_learning_rate, value_at
-from gdjax.typing import Params
+from gdjax.typing import Params, Scheduled
 
 
 class MuonState(NamedTuple):
@@ -27,8 +27,8 @@ class MuonState(NamedTuple):
 
 @rule
 def muon(
-    learning_rate, others=None, *, momentum=0.95, nesterov=True, weight_decay=None, steps=None, coefficients=QUINTIC, scale="original",
-    layout="in_out", matrices=None, dtype="bfloat16",
+    learning_rate, others=None, *, momentum: Scheduled = 0.95, nesterov=True, weight_decay=None, steps=None, coefficients: Any = QUINTIC,
+    scale: Literal["original", "rms"] = "original", layout: Layout = "in_out", matrices=None, dtype: WorkingDtype = "bfloat16",
 ):  # fmt: skip
     """Muon: momentum with all singular values set to about one, steepest descent of weight matrices in the spectral norm.
 

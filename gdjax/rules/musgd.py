@@ -11,10 +11,10 @@ import optax
 from gdjax import tree
 from gdjax.arguments import check_axes, check_number
 from gdjax.parts.leaves import by_leaf
-from gdjax.parts.newton_schulz import LAYOUTS, as_kernel, as_matrix, check_layout, newton_schulz
+from gdjax.parts.newton_schulz import LAYOUTS, Layout, as_kernel, as_matrix, check_layout, newton_schulz
 from gdjax.rule import rule
 from gdjax.schedules import check_learning_rate, value_at
-from gdjax.typing import Params
+from gdjax.typing import Number, Params, Scheduled
 
 
 class MuSGDState(NamedTuple):
@@ -26,7 +26,10 @@ class MuSGDState(NamedTuple):
 
 
 @rule
-def musgd(learning_rate, momentum=0.9, *, muon=0.2, sgd=1.0, nesterov=True, weight_decay=5e-4, orthogonal=None, decayed=None, factors=None, layout="in_out"):
+def musgd(
+    learning_rate, momentum: Scheduled = 0.9, *, muon: Number = 0.2, sgd: Number = 1.0, nesterov=True,
+    weight_decay: Scheduled | None = 5e-4, orthogonal=None, decayed=None, factors=None, layout: Layout = "in_out",
+):  # fmt: skip
     """Muon and SGD with momentum, both at every step: the rule that YOLO26 is trained with.
 
         m ← μ m + (1 − μ) g;  u = μ m + (1 − μ) g,  or m without Nesterov momentum
@@ -78,7 +81,6 @@ def musgd(learning_rate, momentum=0.9, *, muon=0.2, sgd=1.0, nesterov=True, weig
     check_number("musgd", "sgd", sgd, low=0, required=True, wanted="a number ≥ 0: type sgd=1.0")
     check_number("musgd", "weight_decay", weight_decay, low=0, wanted="weight_decay ≥ 0 or None: type weight_decay=5e-4")
     check_layout("musgd", layout)
-    window = (0, 1) if layout == LAYOUTS[0] else (2, 3)
 
     def init(params):
         kinds = by_leaf("musgd", "orthogonal", orthogonal, params, lambda x: jnp.ndim(x) in (2, 4))
@@ -88,7 +90,7 @@ def musgd(learning_rate, momentum=0.9, *, muon=0.2, sgd=1.0, nesterov=True, weig
 
     def polar(u):
         matrix = as_matrix(u, layout)
-        rows, columns = (u.shape[axis] for axis in window) if jnp.ndim(u) == 4 else matrix.shape
+        rows, columns = matrix.shape if jnp.ndim(u) != 4 else u.shape[:2] if layout == LAYOUTS[0] else u.shape[2:]
         return max(1, rows / max(columns, 1)) ** 0.5, as_kernel(newton_schulz(matrix).astype(u.dtype), u, layout)
 
     def update(grads, state, params=None, **extra):

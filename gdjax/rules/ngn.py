@@ -13,6 +13,7 @@ from gdjax.arguments import check_offered
 from gdjax.parts.value_steps import check_lower_bound, polyak_ratio
 from gdjax.rule import rule
 from gdjax.schedules import check_learning_rate, value_at
+from gdjax.typing import Number, Scheduled
 
 
 class NGNState(NamedTuple):
@@ -23,7 +24,7 @@ class NGNState(NamedTuple):
 
 
 @rule
-def ngn(learning_rate=1.0, *, lower_bound=0.0):
+def ngn(learning_rate: Scheduled = 1.0, *, lower_bound: Number = 0.0):
     """Nonnegative Gauss-Newton steps: at most σ, and shorter the steeper the loss is for its height, so that no σ is too large.
 
         x ← x − a g,  a = σ/(1 + σ‖g‖²/(2(f − l)))

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
 from gdjax.linesearch import SUFFICIENT, Conditions, first_step, search
-from gdjax.parts.conjugate import BETAS, over
+from gdjax.parts.conjugate import BETAS, Beta, over
 from gdjax.rule import rule
 from gdjax.tree import vdot
-from gdjax.typing import Grads, Updates
+from gdjax.typing import Grads, Number, Updates
 
 SLACK = 1e-6  # ε of Hager and Zhang's approximate Wolfe conditions
 SECANT, RATIO = 10.0, 4.0  # how far the secant and the ratio of slopes are believed: factors
@@ -33,7 +33,7 @@ class NonlinearCGState(NamedTuple):
 
 
 @rule
-def nonlinear_cg(beta="hager_zhang", *, curvature=0.2, sufficient=SUFFICIENT, strong=None):
+def nonlinear_cg(beta: Beta = "hager_zhang", *, curvature: Number = 0.2, sufficient: Number = SUFFICIENT, strong=None):
     """Nonlinear conjugate gradients, by default those of Hager and Zhang.
 
         x ← x + a d,  d₊ = −g₊ + β d,  y = g₊ − g

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
 from gdjax.rule import rule
-from gdjax.typing import Grads, Params, Updates
+from gdjax.typing import Grads, Number, Params, Updates
 
 MOST = 0.9995  # β at most: Chu, Gao, Ye, Udell 2025
 SHRINK, PATIENCE = 0.1, 6  # of P, at the sixth null step in a row
@@ -36,7 +36,7 @@ class OSGMState(NamedTuple):
 
 
 @rule
-def osgm(learning_rate, *, hyper_learning_rate=10.0, momentum=0.95, diagonal=True):
+def osgm(learning_rate, *, hyper_learning_rate: Number = 10.0, momentum: Number | None = 0.95, diagonal=True):
     """Online scaled gradient method, hypergradient descent at its best: every entry of the gradient learns its own learning rate.
 
         z = x − P ∘ g + β (x − x₋)              trial

@@ -14,7 +14,7 @@ from gdjax.arguments import check_steps
 from gdjax.parts.averaging import widened
 from gdjax.parts.two_points import check_params_given, check_two_points, moved, updates_to
 from gdjax.rule import as_rule, check_plain, rule
-from gdjax.typing import Params, RuleState
+from gdjax.typing import Number, Params, RuleState
 
 
 class OuterLoopState(NamedTuple):
@@ -27,7 +27,7 @@ class OuterLoopState(NamedTuple):
 
 
 @rule
-def outer_loop(inner, outer=None, period=500, *, axis_name=None):
+def outer_loop(inner, outer=None, period: Number = 500, *, axis_name=None):
     """Local SGD and DiLoCo: workers take k steps each on their own batches, then an outer rule a step along the mean of the ways they went.
 
         x ← x + u,  u the updates of the inner rule

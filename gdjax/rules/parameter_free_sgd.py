@@ -6,10 +6,11 @@ from gdjax import tree
 from gdjax.arguments import check_offered
 from gdjax.parts.parameter_free import Settings, advance, check_settings, start, whole
 from gdjax.rule import rule
+from gdjax.typing import Number
 
 
 @rule
-def parameter_free_sgd(steps=None, *, learning_rate=1.0, betas=(0.9, 0.99, 0.99), first_distance=None, weight_decay=None):
+def parameter_free_sgd(steps=None, *, learning_rate: Number = 1.0, betas: tuple[Number, ...] = (0.9, 0.99, 0.99), first_distance=None, weight_decay=None):
     """Stochastic gradient descent without a learning rate: one step for all entries, as long as a lower bound of the distance to the minimum.
 
         h = η (1 − k/N)₊                                    η/√(1 + k/100) without N

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class PolyakState(NamedTuple):
 
 
 @rule
-def polyak(min_value=0.0, *, scaling=1.0, max_learning_rate=None):
+def polyak(min_value: Any = 0.0, *, scaling: Any = 1.0, max_learning_rate=None):
     """Gradient descent with the Polyak step: a model that is linear, followed down to the minimum.
 
         x ← x − a g,  a = min{c [f − f⋆]₊/‖g‖², a_max}

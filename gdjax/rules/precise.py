@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ class PreciseState(NamedTuple):
 
 
 @rule
-def precise(rule, how="kahan", *, key=None):
+def precise(rule, how: Literal["kahan", "stochastic"] = "kahan", *, key=None):
     """Params in bfloat16 or float16 that keep count of steps smaller than their spacing: any rule, by Kahan's sum or stochastic rounding.
 
         u = rule(x + c, g) in float32

@@ -14,7 +14,7 @@ from gdjax.parts.averaging import widened
 from gdjax.parts.distance import check_betas, check_estimate, grown, over, root, smallest_move
 from gdjax.rule import rule
 from gdjax.schedules import check_learning_rate, value_at
-from gdjax.typing import Params
+from gdjax.typing import Number, Params, Scheduled
 
 
 class ProdigyState(NamedTuple):
@@ -34,8 +34,8 @@ class ProdigyState(NamedTuple):
 
 @rule
 def prodigy(
-    learning_rate=1.0, betas=(0.9, 0.999), beta3=None, *, eps=1e-8, weight_decay=None, bias_correction=False,
-    safeguard_warmup=False, first_distance=1e-6, coefficient=1.0, growth_rate=None,
+    learning_rate: Scheduled = 1.0, betas: tuple[Number, ...] = (0.9, 0.999), beta3=None, *, eps: Number = 1e-8, weight_decay=None, bias_correction=False,
+    safeguard_warmup=False, first_distance: Number = 1e-6, coefficient: Number = 1.0, growth_rate=None,
 ):  # fmt: skip
     """Prodigy: AdamW whose learning rate is a lower estimate of the largest change that an entry of the params has to make.
 

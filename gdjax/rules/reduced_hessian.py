@@ -13,7 +13,7 @@ from gdjax.arguments import check_number, check_offered
 from gdjax.linesearch import SUFFICIENT, Conditions, first_step, search
 from gdjax.parts import subspace
 from gdjax.rule import rule
-from gdjax.typing import Grads
+from gdjax.typing import Grads, Number
 
 
 class ReducedHessianState(NamedTuple):
@@ -31,7 +31,7 @@ class ReducedHessianState(NamedTuple):
 
 
 @rule
-def reduced_hessian(memory=9, *, sufficient=SUFFICIENT, curvature=None):
+def reduced_hessian(memory: int = 9, *, sufficient: Number = SUFFICIENT, curvature=None):
     """Quasi-Newton descent in m + 1 vectors: BFGS on the span of the last directions and the gradient. The default of ``minimize``.
 
         p = −H Z g,  d = Zᵀp             Z: m orthonormal vectors, H: m × m

@@ -13,7 +13,7 @@ from gdjax.parts.distance import over
 from gdjax.parts.masks import check_whole
 from gdjax.parts.neighbour import shifted
 from gdjax.rule import as_rule, check_plain, rule as as_factory
-from gdjax.typing import RuleState
+from gdjax.typing import Number, RuleState
 
 
 class SAMState(NamedTuple):
@@ -24,7 +24,7 @@ class SAMState(NamedTuple):
 
 
 @as_factory
-def sam(rule, radius=0.05):
+def sam(rule, radius: Number = 0.05):
     """Sharpness-aware minimisation: any rule, given the gradient at the point nearby where the loss is largest to first order.
 
         e = ρ g/‖g‖;  x ← rule(x, ∇f(x + e))

@@ -14,7 +14,7 @@ from gdjax.parts.averaging import widened
 from gdjax.parts.two_points import check_momentum, check_params_given, check_two_points, toward, updates_to, weigh
 from gdjax.rule import as_rule, rule
 from gdjax.schedules import check_learning_rate, value_at
-from gdjax.typing import Params, RuleState
+from gdjax.typing import Number, Params, RuleState, Scheduled
 
 
 class ScheduleFreeState(NamedTuple):
@@ -29,7 +29,7 @@ class ScheduleFreeState(NamedTuple):
 
 
 @rule
-def schedule_free(rule, momentum=0.9, *, learning_rate=None, step_power=0.0, rate_power=2.0):
+def schedule_free(rule, momentum: Scheduled = 0.9, *, learning_rate=None, step_power: Number = 0.0, rate_power: Number = 2.0):
     """Schedule-free learning around any rule that takes a step from a gradient: SGD, Adam, ...
 
         z ← z + u,  u the updates of the rule for g(y)

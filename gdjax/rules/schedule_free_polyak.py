@@ -15,7 +15,7 @@ from gdjax.parts.two_points import check_momentum, check_params_given, toward, u
 from gdjax.parts.value_steps import over_square
 from gdjax.rule import rule
 from gdjax.schedules import value_at
-from gdjax.typing import Params
+from gdjax.typing import Number, Params, Scheduled
 
 
 class ScheduleFreePolyakState(NamedTuple):
@@ -29,7 +29,7 @@ class ScheduleFreePolyakState(NamedTuple):
 
 
 @rule
-def schedule_free_polyak(lower_bound=0.0, momentum=0.9, *, max_learning_rate=None, step_power=0.0):
+def schedule_free_polyak(lower_bound: Number = 0.0, momentum: Scheduled = 0.9, *, max_learning_rate=None, step_power: Number = 0.0):
     """Schedule-free SGD with the Polyak step: neither a learning rate nor a schedule.
 
         γ = min{[f(y) + ⟨g(y), z − y⟩ − f⋆]₊/‖g(y)‖², γ_max}

@@ -14,7 +14,7 @@ from gdjax.parts.averaging import widened
 from gdjax.parts.two_points import check_momentum, check_params_given, toward, updates_to, weigh
 from gdjax.rule import rule
 from gdjax.schedules import check_learning_rate, value_at
-from gdjax.typing import Params
+from gdjax.typing import Number, Params, Scheduled
 
 
 class ScheduleFreeSGDState(NamedTuple):
@@ -29,7 +29,10 @@ class ScheduleFreeSGDState(NamedTuple):
 
 
 @rule
-def schedule_free_sgd(learning_rate=1.0, momentum=0.9, *, warmup_steps=0, weight_decay=None, step_power=0.0, rate_power=2.0):
+def schedule_free_sgd(
+    learning_rate: Scheduled = 1.0, momentum: Scheduled = 0.9, *, warmup_steps: Number = 0, weight_decay=None,
+    step_power: Number = 0.0, rate_power: Number = 2.0,
+):  # fmt: skip
     """Schedule-free SGD: interpolation and averaging in place of momentum and a schedule that must know when the run ends.
 
         z ← z − γ (g(y) + λ y)

@@ -11,6 +11,7 @@ from gdjax import tree
 from gdjax.arguments import check_number, check_offered
 from gdjax.parts.value_steps import check_growth, check_lower_bound, check_max_learning_rate, growth_of_a_step, limited, polyak_ratio
 from gdjax.rule import rule
+from gdjax.typing import Number
 
 
 class SPSState(NamedTuple):
@@ -21,7 +22,10 @@ class SPSState(NamedTuple):
 
 
 @rule
-def sps(lower_bound=0.0, *, scaling=0.5, max_learning_rate=None, growth=2.0, first_learning_rate=1.0, steps_per_epoch=None):
+def sps(
+    lower_bound: Number = 0.0, *, scaling: Number = 0.5, max_learning_rate=None, growth: Number | None = 2.0,
+    first_learning_rate: Number = 1.0, steps_per_epoch=None,
+):  # fmt: skip
     """Stochastic Polyak steps: as long as the loss of the batch is far from its lower bound.
 
         x ← x − a g,  a = min{[f − l]₊/(c‖g‖²), a_max, γ^{b/n} a₋}

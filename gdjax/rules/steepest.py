@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ DIRECTIONS = {"l2": _l2, "linf": _linf, "l1": _l1, "spectral": _spectral}  # gra
 
 
 @rule
-def steepest(learning_rate, norm="l2", *, scaled=True):
+def steepest(learning_rate, norm: Literal["l2", "linf", "l1", "spectral"] = "l2", *, scaled=True):
     """Steepest descent in a norm: along the direction of length 1 in which the loss falls fastest.
 
         x ← x − h ‖g‖⁎ d,  or x − h d unscaled;  ‖d‖ = 1,  ⟨g, d⟩ = ‖g‖⁎

@@ -13,6 +13,7 @@ from gdjax.arguments import check_number, check_offered
 from gdjax.parts.masks import check_whole
 from gdjax.parts.value_steps import check_growth, check_max_learning_rate, growth_of_a_step
 from gdjax.rule import rule
+from gdjax.typing import Number
 
 TRIALS = 100  # of one search, as in the authors' code
 
@@ -34,7 +35,9 @@ class _Search(NamedTuple):
 
 
 @rule
-def stochastic_line_search(sufficient=0.1, *, shrink=0.9, growth=2.0, first_learning_rate=1.0, max_learning_rate=None, steps_per_epoch=None):
+def stochastic_line_search(
+    sufficient: Any = 0.1, *, shrink: Number = 0.9, growth: Number = 2.0, first_learning_rate: Number = 1.0, max_learning_rate=None, steps_per_epoch=None
+):
     """Stochastic gradient descent with Armijo's search: on each batch, the step is shortened until the loss of this same batch falls enough.
 
         x ← x − a g,  f(x₊) ≤ f(x) − c a‖g‖²,  a the first such of a₀, βa₀, β²a₀, ...,  a₀ = min{γ^{b/n} a₋, a_max}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.arguments import Call, Factory, check_number, is_concrete, make_factory
+from gdjax.arguments import Call, Factory, Given, check_number, is_concrete, make_factory
 from gdjax.typing import Number, Scalar
 
 
@@ -39,7 +40,7 @@ class Schedule(Call):
         return jnp.asarray(value, jnp.promote_types(jnp.result_type(value), jnp.float32))
 
 
-def schedule(factory) -> Factory:
+def schedule(factory: Callable[Given, Any]) -> Factory[Given, Schedule]:
     """Turns a factory of functions of the step into one of schedules: functions whose numbers are leaves.
 
     Args:
@@ -151,7 +152,7 @@ def linear(init_value, end_value, steps):
 
 
 @schedule
-def cosine(init_value, steps, end_value=0.0):
+def cosine(init_value, steps, end_value: Number = 0.0):
     """Half a cosine: value(t) = v₁ + (v₀ − v₁) (1 + cos(π t/T))/2 for t ≤ T, then v₁.
 
     Args:
@@ -213,7 +214,7 @@ def exponential(init_value, decay_rate, steps, staircase=False):
 
 
 @schedule
-def inverse_sqrt(init_value, steps=1):
+def inverse_sqrt(init_value, steps: Number = 1):
     """Decay as one over the square root: value(t) = v₀ / √(1 + t/T).
 
     With T = 1 it is the step for runs of unknown length: N subgradient steps on a convex function with E‖g‖² ≤ G², from distance D, have a mean,
@@ -278,7 +279,7 @@ def polynomial(init_value, end_value, power, steps):
 
 
 @schedule
-def warmup(schedule, steps, init_value=0.0):
+def warmup(schedule, steps, init_value: Number = 0.0):
     """A straight line up to where another schedule starts, then that schedule: value(t) = v + (s(0) − v) t/W for t < W, then s(t − W).
 
     Args:
@@ -312,7 +313,7 @@ def warmup(schedule, steps, init_value=0.0):
 
 
 @schedule
-def wsd(peak_value, steps, warmup_steps, decay_steps, end_value=0.0):
+def wsd(peak_value, steps, warmup_steps, decay_steps, end_value: Number = 0.0):
     """Warm-up, stable, decay: a line from 0 up to the peak, the peak, and a line down that ends at step T.
 
     value(t) = v t/W for t < W;  v for W ≤ t ≤ T − D;  v + (v₁ − v) (t − T + D)/D up to T;  then v₁.
