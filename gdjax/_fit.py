@@ -156,7 +156,7 @@ def _full_batch(inside, rule, data, steps, stop, history, record_every, progress
     stop = check.stopping_rule(None, stop, params)
     check.check_resume(resume, full_batch.Resumable, params, rule, stop, params if services.keep_best else ())
     unnamed = () if services.validation is None or "validation" in history else ("validation",)
-    run = dict(
+    run: dict[str, Any] = dict(
         objective=objective,
         rule=rule,
         params=params,

@@ -73,7 +73,7 @@ def minimize(
     args = check_arrays("args", args)
     stop = stopping_rule(tol, stop, params)
     check_resume(resume, full_batch.Resumable, params, rule, stop)
-    run = dict(
+    run: dict[str, Any] = dict(
         objective=objective,
         rule=rule,
         params=params,

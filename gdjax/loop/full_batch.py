@@ -68,7 +68,7 @@ class _Driver:
         self.before, self.made = None, None
         fresh = unwatched(services, rule, self.at.state)
         known = resume is not None and jax.tree.structure(resume.watched) == jax.tree.structure(fresh)
-        self.watched = resume.watched if known else fresh
+        self.watched: Any = resume.watched if resume is not None and known else fresh
         self.told = self.begun_at if known else self.begun_at - 1  # the step up to which points have been looked at
         self.history = _History(names, record_every, resume, self.step, self.at.seen.initial_value.dtype)
         self.capacity = SMALLEST if services.any else capacity_for((max_steps - self.step) // record_every + 2)

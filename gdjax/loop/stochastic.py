@@ -326,7 +326,7 @@ def end_epoch(plan: Plan, rule, run: Run, stop, numbers: Numbers, validation) ->
     return run._replace(progress=progress, code=code, reason=reason)
 
 
-def validation_loss(objective, state, params, validation):
+def validation_loss(objective, state, params, validation) -> Any:
     """The loss of params on validation data, with a key that no step has."""
     key = jax.random.fold_in(state.key, 0xFFFFFFFF) if objective.stochastic else None
     return stepping.held_out(objective, params, state.model_state, validation, key)
