@@ -12,6 +12,7 @@ from gdjax import data as sources
 from gdjax.checks import check_count
 from gdjax.loop import batches, deterministic, full_batch, host, mini_batch, options as check, step as stepping, stochastic, traced, traced_batches
 from gdjax.loop.epochs import Services
+from gdjax.loop.setting import setting_of
 from gdjax.objective import check_params, leading
 from gdjax.result import Result
 from gdjax.rule import as_rule
@@ -60,10 +61,12 @@ def fit(
             that it is one); None never.
         stop: a stopping rule, asked at the end of every epoch. For full batches it is asked at every step and defaults to the gradient-norm rule of
             ``minimize``.
-        history: of "value", "grad_norm", "learning_rate", "evaluations", "validation" (full batches: see ``minimize``).
+        history: of "value", "grad_norm", "learning_rate", "evaluations", "validation" (full batches: see ``minimize``). With ``validation`` data their loss
+            is recorded whether it is named or not.
         record_every: steps between records; the value recorded is the mean since the last one. None: once an epoch.
         validation: data whose loss is taken at the end of every epoch (full batches: at every point evaluated, the start included); it decides ``patience`` and
-            ``keep="best"``. A stream is read once, at the start, and kept: the loss is the mean over its batches, each counted by its rows.
+            ``keep="best"``. A stream is read once, at the start, and kept: the loss is the mean over its batches, each counted by its rows. A run that ends
+            amid an epoch is looked at there too, by callbacks and checkpoints as well, so that shorter runs and streams without an end are not passed over.
         patience: STOPPED after so many epochs without a better validation loss (without validation: mean training loss; full batches: the loss).
         keep: "last", or "best": the params at the end of the best epoch.
         has_aux: the loss returns aux beside its value.
@@ -74,7 +77,9 @@ def fit(
             callbacks nor the other services change what a run computes.
         progress: True or False, or None for a bar on a terminal once the run has taken two seconds. Needs the extra ``progress``.
         checkpoint: a function called with the resumable state at the end of every epoch.
-        resume: ``result.state`` of an earlier run; with the same arguments, N steps and M more are N + M steps bit for bit.
+        resume: ``result.state`` of an earlier run; with the same arguments, N steps and M more are N + M steps bit for bit. It holds the params, and its rows
+            of history are kept. Other batches, data of another length, another key, rule or (by its code) loss are refused, as is a length that is behind it.
+            It is a pytree of plain arrays: ``np.savez``, pickle and checkpoint libraries take its leaves.
 
     Returns:
         A ``Result``. Mini-batches: ``value`` is the mean over the last epoch as seen in training, ``grad_norm`` that of the last batch; ``gdjax.evaluate``
@@ -118,20 +123,22 @@ def fit(
     total = steps if steps is not None or epochs is None or per_epoch is None else epochs * per_epoch
     if total is not None:
         check_count("steps" if steps is not None else "epochs × steps per epoch", total, 0)
-    asked = mini_batch.Options(total, epochs, per_epoch, shuffle, record_every or 0, patience or 0, tuple(callbacks), checkpoint, progress)
+    setting = setting_of(loss_fn, batch_size, count, shuffle)
+    asked = mini_batch.Options(total, epochs, per_epoch, shuffle, record_every or 0, patience or 0, tuple(callbacks), checkpoint, progress, setting)
     check.check_stop_kind(stop)
     rule = default_rule(total) if rule is None else as_rule(rule)
     offered = {} if resume is None else batches.offered_at_start(plan, rule, data, key)
-    check.check_resume(resume, mini_batch.Resumable, params, rule, stop, params if plan.keep_best else (), offered)
+    draws = stochastic or plan.source == "rows"
+    resume = check.check_resume(resume, mini_batch.Resumable, params, rule, stop, params if plan.keep_best else (), key, draws, offered, setting)
+    check.check_not_past(resume, epochs, total)
     return (traced_batches.run if inside else mini_batch.on_host)(plan, asked, rule, params, data, key, model_state, stop, validation, resume)
 
 
 def _plan(objective, history, batch_size, count, shuffled, keep, validation, records) -> batches.Plan:
     """What the program of a mini-batch run is compiled for; ``count`` is None for streams."""
-    check.check_history(history, stochastic.HISTORY)
     return batches.Plan(
         objective=objective,
-        names=tuple(history),
+        names=check.recorded(history, stochastic.HISTORY, validation),
         batch_size=batch_size or count or stochastic.FUSED_BELOW,
         count=count or 0,
         source="stream" if count is None else "rows" if shuffled else "order",
@@ -150,12 +157,12 @@ def _key(key, stochastic: bool, shuffled: bool):
 
 def _full_batch(inside, rule, data, steps, stop, history, record_every, progress, services, *, objective, params, key, model_state, resume) -> Result:
     """The whole data set at every step: the same loop as ``minimize``."""
-    check.check_history(history, (*deterministic.HISTORY, "validation"))
+    names = check.recorded(history, (*deterministic.HISTORY, "validation"), services.validation)
     check_count("max_steps", steps, 0)
     rule = default_full_batch_rule() if rule is None else as_rule(rule)
     stop = check.stopping_rule(None, stop, params)
-    check.check_resume(resume, full_batch.Resumable, params, rule, stop, params if services.keep_best else ())
-    unnamed = () if services.validation is None or "validation" in history else ("validation",)
+    resume = check.check_resume(resume, full_batch.Resumable, params, rule, stop, params if services.keep_best else (), key, objective.stochastic)
+    check.check_not_past(resume, None, int(steps))
     run: dict[str, Any] = dict(
         objective=objective,
         rule=rule,
@@ -165,7 +172,7 @@ def _full_batch(inside, rule, data, steps, stop, history, record_every, progress
         model_state=model_state,
         stop=stop,
         max_steps=int(steps),
-        names=(*history, *unnamed),
+        names=names,
         record_every=int(record_every or 1),
         resume=resume,
         services=services,

@@ -66,7 +66,7 @@ def look(objective, rule, watched: Watched, state: stepping.State, value, valida
     params = reported(rule, state)
     held_out = () if validation is None else validation_loss(objective, state, params, validation).astype(watched.metric.dtype)
     metric = value if validation is None else held_out
-    better = metric < watched.metric
+    better = jnp.isfinite(metric) & (metric < watched.metric)
     here = Watched(metric, state.step, (params, state.model_state) if watched.best else (), jnp.int32(0), held_out)
     before = watched._replace(waited=watched.waited + 1, validation=held_out)
     return tree.where(better, here, before)

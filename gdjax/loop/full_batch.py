@@ -15,6 +15,7 @@ from gdjax import tree
 from gdjax.loop import deterministic, host, one_kernel, step as stepping
 from gdjax.loop.deterministic import Progress, Resumable, Run
 from gdjax.loop.epochs import AFTER_STOPS, NO_SERVICES, Services, best_point, look_at, unwatched
+from gdjax.loop.setting import without_key
 from gdjax.loop.stochastic import reported
 from gdjax.result import RUNNING, Diagnosis, Result, Status
 
@@ -166,11 +167,11 @@ class _Driver:
         return members if services.patience and int(self.watched.waited) >= services.patience else None
 
     def _resumable(self, progress: Progress) -> Resumable:
-        return Resumable(progress, self.history.arrays(), self.watched)
+        return Resumable(progress._replace(state=without_key(progress.state)), self.history.arrays(), self.watched)
 
     def _result(self, run: Run) -> Result:
         made = finish(run, self.objective, self.rule, self.batch, self._resumable(run.progress), reasons(self.stop))
-        self.made = with_the_best(made, self.watched, self.objective, self.batch) if self.services.keep_best else made
+        self.made = compared(made, self.services, self.watched, self.objective, self.batch) if self.services.watches else made
         return self.made
 
 
@@ -275,7 +276,7 @@ def finish(run: Run, objective, rule, batch, resumable: Resumable, reasons: tupl
         steps=steps,
         evaluations=evaluations,
         history=resumable.history,
-        state=resumable._replace(progress=run.progress._replace(state=state._replace(params=last, step=steps))),
+        state=resumable._replace(progress=run.progress._replace(state=without_key(state._replace(params=last, step=steps)))),
         aux=run.aux,
         rule=rule,
         model_state=state.model_state,
@@ -285,7 +286,14 @@ def finish(run: Run, objective, rule, batch, resumable: Resumable, reasons: tupl
     )
 
 
-def with_the_best(result: Result, watched, objective, batch) -> Result:
+def compared(result: Result, services: Services, watched, objective, batch) -> Result:
+    """The result of a run whose points were compared."""
+    validation = None if services.validation is None else jnp.where(jnp.isfinite(watched.metric), watched.metric, jnp.nan)
+    result = dataclasses.replace(result, best_step=watched.epoch, best_validation=validation, keep="best" if services.keep_best else "last")
+    return _with_the_best(result, watched, objective, batch) if services.keep_best else result
+
+
+def _with_the_best(result: Result, watched, objective, batch) -> Result:
     """The result with the params of the best epoch, and of them what is said of params: one more evaluation."""
     value, grad_norm, aux = best_point(objective, watched, result.state.progress.state, batch)
     # That the run has converged is not true of another point.

@@ -15,6 +15,7 @@ from gdjax.loop import host, one_kernel, step as stepping, stochastic
 from gdjax.loop.batches import Numbers, Plan, fetch
 from gdjax.loop.feeds import UNKNOWN, Arrays, Block, Streams
 from gdjax.loop.full_batch import capacity_for, pick, raise_not_finite
+from gdjax.loop.setting import Setting, without_key
 from gdjax.loop.stochastic import Progress, Run
 from gdjax.result import RUNNING, Diagnosis, Result, Status
 
@@ -35,13 +36,26 @@ class Options(NamedTuple):
     callbacks: tuple
     checkpoint: Any
     progress: bool | None
+    setting: Setting
 
 
 class Resumable(NamedTuple):
     """``result.state`` of a mini-batch run: one pytree with all that is needed to go on, epochs and data order included."""
 
-    progress: Progress
+    progress: Progress  # the key of its state as 32-bit words
     history: dict[str, Any]
+    setting: Setting
+
+
+def saved(progress: Progress, history: dict[str, Any], setting: Setting) -> Resumable:
+    """What a run can be resumed from: plain arrays."""
+    return Resumable(progress._replace(state=without_key(progress.state)), history, setting)
+
+
+def resumed(progress: Progress, records: bool) -> Progress:
+    """The progress of an earlier run for one that records at other steps: what has been made of its epoch belongs to its next record."""
+    kept = progress.record if isinstance(progress.record, stochastic.Tally) else progress.epoch
+    return progress._replace(record=tree.copy(kept) if records else ())
 
 
 class Summary(NamedTuple):
@@ -66,6 +80,9 @@ def _begin(plan, rule, params, key, model_state, stop, data) -> Progress:
     return tree.copy(stochastic.begin(plan, rule, params, key, model_state, stop, data))
 
 
+_at_the_end = jax.jit(stochastic.at_the_end, static_argnames="plan")
+
+
 @jax.jit
 def _copy(progress):
     return tree.copy(progress)
@@ -86,12 +103,12 @@ def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, 
     """A run in compiled segments."""
     data = data if plan.source == "stream" else host.on_device(data)  # on the device once, not per segment
     begin = functools.partial(_begin, plan, rule, params, key, model_state, stop, data if rule.init_takes_more and plan.source != "stream" else None)
-    progress = begin() if resume is None else _copy(resume.progress)
+    again = begin if resume is None else (lambda: _copy(resumed(resume.progress, plan.records)))
+    progress = again()
     validation = host.on_device(validation)
     work = 10 * tree.size(params) + 20 * plan.batch_size * sum(np.prod(x.shape[1:]) for x in ([] if plan.source == "stream" else jax.tree.leaves(data)))
     compact = one_kernel.possible(progress, () if plan.source == "stream" else data)
     plan = plan._replace(compact=compact, plain=compact and plan.source != "stream" and bool(work < one_kernel.PLAIN_BELOW))
-    again = begin if resume is None else (lambda: _copy(resume.progress))
     driver = _Driver(plan, options, rule, data, stop, validation, resume, progress, again)
     limits = [float(limit) for m in (stop.members() if stop else ()) if (limit := m.build().seconds) is not None]
     total = driver.last if driver.last < UNKNOWN else None
@@ -123,7 +140,7 @@ class _Driver:
         streams = plan.source == "stream"
         self.source: Any = Streams(data, self.step, plan.objective, progress.state) if streams else Arrays(data, plan, options, progress.state.key)
         self.progress, self.aux, self.tail, self.code, self.reason, self.judged = progress, None, None, RUNNING, -1, None
-        self.evaluations = progress.state.evaluations
+        self.evaluations, self.looked = progress.state.evaluations, None
         self.parts = [] if resume is None else [_earlier(resume, plan.names, self.step)]
         records = max(self.last - self.step, 1) // (options.record_every or options.per_epoch or 1) + 2
         self.capacity = capacity_for(records)
@@ -222,12 +239,9 @@ class _Driver:
         """Callbacks and checkpoints at the end of an epoch, and what the host asks for."""
         told = False
         if ended and self.options.checkpoint is not None:
-            self.options.checkpoint(_copy(Resumable(self.progress, self._history())))
+            self.options.checkpoint(_copy(self._resumable()))
         if ended and self.options.callbacks:
-            p = self.progress
-            now = tree.copy((stochastic.reported(self.rule, p.state), p.state.model_state))
-            report = host.Report(self.step, self.epochs, float(p.value), float(p.validation), *now)
-            told = any([host.says_stop(callback(report)) for callback in self.options.callbacks])
+            told = self._call_back(self.progress, self.progress.value)
         asked = watch.asked() if self.code == RUNNING else RUNNING
         if told and self.code == RUNNING:
             asked, self.reason = int(Status.STOPPED), len(self._reasons()) - 2
@@ -236,6 +250,22 @@ class _Driver:
         if self.code == RUNNING and asked == RUNNING and self.options.steps is None and self.epochs >= (self.options.epochs or UNKNOWN):
             asked = int(Status.MAX_STEPS)
         self.code = asked if self.code == RUNNING else self.code
+        if self.code != RUNNING and not ended and self.step > self.first:
+            self._end_amid_an_epoch()
+
+    def _end_amid_an_epoch(self) -> None:
+        """The end of the run is looked at as that of an epoch is, which may never come."""
+        self.looked = self._looked_at()
+        if self.options.checkpoint is not None:
+            self.options.checkpoint(_copy(self._resumable()))
+        if self.options.callbacks:
+            self._call_back(self.looked, self.judged[0])
+
+    def _call_back(self, p: Progress, value) -> bool:
+        """Whether a callback asks to stop."""
+        now = tree.copy((stochastic.reported(self.rule, p.state), p.state.model_state))
+        report = host.Report(self.step, self.epochs, float(value), float(p.validation), *now)
+        return any([host.says_stop(callback(report)) for callback in self.options.callbacks])
 
     def _reasons(self):
         return (*(m.factory.__name__ for m in (self.stop.members() if self.stop else ())), "patience", "callback", "time_limit")
@@ -244,6 +274,15 @@ class _Driver:
         parts = [(np.zeros(0, np.int32), np.zeros((0, len(self.plan.names)), self.progress.value.dtype)), *self.parts]
         steps, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
         return {"step": steps} | {name: rows[:, i] for i, name in enumerate(self.plan.names)}
+
+    def _resumable(self) -> Resumable:
+        return saved(self.progress, self._history(), self.options.setting)
+
+    def _looked_at(self) -> Progress:
+        """The progress to be shown if the run ends here: amid an epoch, with the last params validated."""
+        if not (self.plan.validate and float(self.progress.epoch.count) > 0):
+            return self.progress
+        return _at_the_end(self.plan, self.rule, self.progress, self.validation)
 
     def so_far(self) -> Result | None:
         """The result if the run ended here, for an exception to carry away; None where nothing has been done."""
@@ -254,15 +293,16 @@ class _Driver:
 
     def result(self) -> Result:
         """The result of the run."""
-        history = self._history()
-        state = Resumable(self.progress, history)
+        history, state = self._history(), self._resumable()
+        looked = self._looked_at() if self.looked is None else self.looked
         if self.tail is not None:
             # The unfinished end of the run is shown in the history, but is not part of the state: a resumed run finishes it.
             last = {"step": np.int32(self.step)} | {name: self.tail[i] for i, name in enumerate(self.plan.names)}
+            last |= {"validation": np.asarray(looked.validation)} if "validation" in last else {}
             history = {name: np.append(column, last[name]) for name, column in history.items()}
         code, reason = np.int32(self.code), np.int32(self.reason)
         verdict = jax.device_get(judged(self.progress)) if self.judged is None or self.code in (Status.NONFINITE, Status.DIVERGED) else self.judged
-        return finish(self.plan, self.progress, verdict, self.evaluations, code, reason, self.aux, self.rule, history, state, self._reasons())
+        return finish(self.plan, looked, verdict, self.evaluations, code, reason, self.aux, self.rule, history, state, self._reasons())
 
 
 def _host_copy(progress):
@@ -283,11 +323,11 @@ def _at_start(plan, progress, block) -> tuple[float, float]:
 
 
 def _earlier(resume, names, step):
+    """The rows of the run that is resumed; NaN for what was not recorded then."""
     before = {name: np.asarray(column) for name, column in resume.history.items()}
-    if set(before) != {"step", *names}:
-        return np.zeros(0, np.int32), np.zeros((0, len(names)))
     keep = (before["step"] >= 0) & (before["step"] <= step)
-    return before["step"][keep], np.stack([before[name][keep] for name in names], 1) if names else np.zeros((keep.sum(), 0))
+    unknown = np.full(len(keep), np.nan, np.float32)
+    return before["step"][keep], np.stack([before.get(name, unknown)[keep] for name in names], 1) if names else np.zeros((keep.sum(), 0))
 
 
 def _value(progress: Progress):
@@ -312,10 +352,15 @@ def finish(plan: Plan, progress: Progress, verdict, evaluations, code, reason, a
     code = host.on_device(pick((code == Status.MAX_STEPS) & worse, np.int32(Status.DIVERGED), code))
     value, grad_norm, evaluations = host.on_device((value, grad_norm, evaluations))
     model_state = progress.state.model_state
+    best, best_step, best_validation = progress.best, None, None
+    known = best.epoch > 0
     if plan.keep_best:
-        known, best = progress.best.epoch > 0, progress.best
-        params, model_state = tree.where(known, (best.params, best.model_state), (params, model_state))
-        value = jnp.where(known, best.value, value)
+        here = (params, model_state, value, grad_norm)
+        params, model_state, value, grad_norm = tree.where(known, (best.params, best.model_state, best.value, best.grad_norm), here)
+    if plan.keep_best or plan.validate:
+        best_step = jnp.where(known, best.step, progress.state.step)
+    if plan.validate:
+        best_validation = jnp.where(known, best.metric, jnp.nan)
     nan = host.on_device(np.float32(np.nan))
     return Result(
         params=params,
@@ -330,6 +375,9 @@ def finish(plan: Plan, progress: Progress, verdict, evaluations, code, reason, a
         rule=rule,
         model_state=model_state,
         diagnosis=Diagnosis(progress.initial_value, progress.initial_grad_norm, progress.learning_rate, nan, reason),
+        best_step=best_step,
+        best_validation=best_validation,
         kind="mini-batches",
+        keep="best" if plan.keep_best else "last",
         reasons=reasons,
     )

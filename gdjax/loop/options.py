@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import data as sources, stop as stopping
+from gdjax import data as sources, stop as stopping, tree
 from gdjax.arguments import is_array, short
 from gdjax.checks import check_callable, check_choice, check_count, check_flag, check_names
 from gdjax.loop.deterministic import HISTORY
+from gdjax.loop.setting import check_setting, with_key
 from gdjax.objective import Objective, check_chunk_size
 from gdjax.result import Result
 
@@ -128,8 +129,31 @@ def check_pure(stop, stream, callbacks, checkpoint, progress) -> None:
     check_no_host(stop, progress, "fit")
 
 
-def check_resume(resume, kind, params, rule, stop, best=(), offered=None) -> Any:
-    """The state of an earlier run of the same kind, for params, a rule and a stopping rule of the same form, or None."""
+def recorded(history, known, validation) -> tuple[str, ...]:
+    """The names to be recorded: those asked for, and the validation loss where there is one."""
+    check_history(history, known)
+    return tuple(history) if validation is None or "validation" in history else (*history, "validation")
+
+
+def check_not_past(resume, epochs, steps) -> None:
+    """An error for a run shorter than what has been made of it."""
+    if resume is None or tree.is_traced(resume.progress):
+        return
+    made = int(resume.progress.state.step)
+    past = [("epochs", epochs, int(getattr(resume.progress, "epochs", 0))), ("steps", steps, made)]
+    for name, asked, done in past:
+        if asked is not None and asked < done:
+            raise ValueError(
+                f"resume is the state of a run of {done} {name}, but {name}={asked}, which is the length of the whole run, was asked for; "
+                f"wanted at least as many: type {name}={2 * done}, for example."
+            )
+
+
+def check_resume(resume, kind, params, rule, stop, best=(), key=None, draws=False, offered=None, setting=None) -> Any:
+    """The state of an earlier run of the same kind, for params, a rule and a stopping rule of the same form, with its key again; or None.
+
+    ``draws``: something is drawn from the key. ``setting``: what must be as in that run.
+    """
     if resume is not None and not isinstance(resume, kind):
         hint = "the result itself was given: type resume=result.state" if isinstance(resume, Result) else "type resume=result.state"
         raise TypeError(f"resume is a {type(resume).__module__}.{type(resume).__name__}; wanted the state of an earlier run of the same kind: {hint}.")
@@ -140,7 +164,9 @@ def check_resume(resume, kind, params, rule, stop, best=(), offered=None) -> Any
     _check_same("the state of the rule", before.state.rule_state, jax.eval_shape(lambda p: rule.init(p, **(offered or {})), params))
     _check_same("the state of the stopping rule", before.stop_state, () if stop is None else jax.eval_shape(stop.build().init))
     _check_same('what keep="best" keeps', _kept(resume), best)
-    return resume
+    if setting is not None:
+        check_setting(resume.setting, setting)
+    return resume._replace(progress=before._replace(state=with_key(before.state, key, draws)))
 
 
 def _kept(resume) -> Any:

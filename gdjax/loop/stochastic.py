@@ -34,10 +34,12 @@ class Best(NamedTuple):
     """The best end of an epoch so far."""
 
     metric: Any  # validation loss, or the epoch's mean training loss
-    epoch: Any  # int32: at the end of which
+    epoch: Any  # int32: at the end of which; 0 before the first
+    step: Any  # int32: likewise
     params: Any  # with keep="best", else ()
     model_state: Any  # likewise
     value: Any  # that epoch's mean training loss
+    grad_norm: Any  # that of its last batch
 
 
 class Progress(NamedTuple):
@@ -80,7 +82,7 @@ def begin(plan: Plan, rule, params, key, model_state, stop, data) -> Progress:
     nan, inf = jnp.asarray(jnp.nan, tree.dtype_of(params)), jnp.asarray(jnp.inf, tree.dtype_of(params))
     tally, zero = Tally(jnp.zeros_like(nan), jnp.zeros_like(nan)), jnp.int32(0)
     kept = tree.copy((params, model_state)) if plan.keep_best else ((), ())
-    best = Best(metric=inf, epoch=zero, params=kept[0], model_state=kept[1], value=nan)
+    best = Best(metric=inf, epoch=zero, step=zero, params=kept[0], model_state=kept[1], value=nan, grad_norm=nan)
     state = stepping.start(rule, params, model_state, key, offered_at_start(plan, rule, data, key))
     return Progress(
         state=state,
@@ -295,20 +297,15 @@ def reported(rule, state):
 def end_epoch(plan: Plan, rule, run: Run, stop, numbers: Numbers, validation) -> Run:
     """What happens at the end of an epoch: validation, the best, patience and the stopping rules."""
     progress = run.progress
-    value, params = _mean(progress.epoch), reported(rule, progress.state)
-    held_out = validation_loss(plan.objective, progress.state, params, validation).astype(value.dtype) if plan.validate else progress.validation
-    metric = held_out if plan.validate else value
-    better = metric < progress.best.metric
-    kept = (params, progress.state.model_state) if plan.keep_best else ((), ())
-    here = Best(metric=metric, epoch=progress.epochs + 1, params=kept[0], model_state=kept[1], value=value)
-    best = tree.where(better, here, progress.best)
-    waited = jnp.where(better, 0, progress.waited + 1).astype(jnp.int32)
+    value = _mean(progress.epoch)
+    progress = _watched(plan, rule, progress, value, validation)
+    metric = progress.validation if plan.validate else value
     code, reason, stop_state = jnp.int32(RUNNING), jnp.int32(-1), progress.stop_state
     if stop is not None:
         nan = jnp.full_like(value, jnp.nan)
         shown = stopping.Observation(metric, progress.previous_value, nan, nan, nan, nan)
         code, reason, stop_state = stopping.codes(stop, shown, stop_state)
-    tired = (numbers.patience > 0) & (waited >= numbers.patience) & (code == RUNNING)
+    tired = (numbers.patience > 0) & (progress.waited >= numbers.patience) & (code == RUNNING)
     progress = progress._replace(
         epoch=Tally(jnp.zeros_like(value), jnp.zeros_like(value)),
         epochs=progress.epochs + 1,
@@ -316,14 +313,30 @@ def end_epoch(plan: Plan, rule, run: Run, stop, numbers: Numbers, validation) ->
         value=value,
         first_value=jnp.where(progress.epochs == 0, value, progress.first_value),
         previous_value=metric,
-        validation=held_out,
-        best=best,
-        waited=waited,
         stop_state=stop_state,
     )
     members = 0 if stop is None else len(stop.members())
     code, reason = jnp.where(tired, Status.STOPPED, code).astype(jnp.int32), jnp.where(tired, members, reason).astype(jnp.int32)
     return run._replace(progress=progress, code=code, reason=reason)
+
+
+def _watched(plan: Plan, rule, progress: Progress, value, validation) -> Progress:
+    """With the validation loss of the params as they are, and the best as it is then."""
+    params, model_state = reported(rule, progress.state), progress.state.model_state
+    held_out = validation_loss(plan.objective, progress.state, params, validation).astype(value.dtype) if plan.validate else progress.validation
+    metric = held_out if plan.validate else value
+    better = jnp.isfinite(metric) & (metric < progress.best.metric)
+    kept = (params, model_state) if plan.keep_best else ((), ())
+    here = Best(metric, progress.epochs + 1, progress.state.step, *kept, value=value, grad_norm=progress.grad_norm)
+    waited = jnp.where(better, 0, progress.waited + 1).astype(jnp.int32)
+    return progress._replace(validation=held_out, best=tree.where(better, here, progress.best), waited=waited)
+
+
+def at_the_end(plan: Plan, rule, progress: Progress, validation) -> Progress:
+    """What is shown of a run that ends amid an epoch: its last params are validated too. A resumed run goes on from what was before."""
+    if not plan.validate:
+        return progress
+    return lanes.when(progress.epoch.count > 0, lambda given, p: _watched(plan, given[0], p, _mean(p.epoch), given[1]), progress, (rule, validation))
 
 
 def validation_loss(objective, state, params, validation) -> Any:

@@ -13,7 +13,7 @@ from jax import lax
 from gdjax import tree
 from gdjax.loop import deterministic, epochs, lanes, step as stepping
 from gdjax.loop.epochs import NO_SERVICES, Services
-from gdjax.loop.full_batch import finish, reasons, resumed, with_the_best
+from gdjax.loop.full_batch import compared, finish, reasons, resumed
 from gdjax.loop.host import captures_tracer
 from gdjax.loop.verdict import EVERY
 from gdjax.objective import Objective
@@ -98,7 +98,7 @@ def _watched(static: Static, inputs: Inputs, batch, first, ends: tuple[str, ...]
     columns = _columns(made, static, first) | {"validation": held_out}
     resumable = deterministic.Resumable(made.progress, {name: columns[name] for name in ("step", *names)}, watched)
     result = finish(made, static.objective, inputs.rule, batch, resumable, ends)
-    return with_the_best(result, watched, static.objective, batch) if static.keep_best else result
+    return compared(result, services, watched, static.objective, batch)
 
 
 def _hoisted(objective, params, batch):

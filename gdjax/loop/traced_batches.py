@@ -11,7 +11,8 @@ import numpy as np
 from gdjax import data as sources, tree
 from gdjax.loop import deterministic, stochastic
 from gdjax.loop.batches import Numbers, Plan
-from gdjax.loop.mini_batch import Options, Resumable, finish, judged
+from gdjax.loop.mini_batch import Options, finish, judged, resumed, saved
+from gdjax.loop.setting import Setting
 from gdjax.result import Result
 
 
@@ -27,7 +28,8 @@ def _whole(plan: Plan, options: Options, rule, params, data, rows, key, model_st
         rows = jax.lax.map(make, epochs).reshape(-1, plan.batch_size)
     run = stochastic.open_run(plan, progress, data, rows, numbers, capacity)
     run = stochastic.loop(plan, rule, run, data, rows, stop, numbers, validation)
-    return run, jax.lax.cond(stochastic.unfinished(plan, run.progress), lambda r: stochastic._write(plan, r), lambda r: r, run)
+    looked = run._replace(progress=stochastic.at_the_end(plan, rule, run.progress, validation))
+    return run, jax.lax.cond(stochastic.unfinished(plan, run.progress), lambda r: stochastic._write(plan, r), lambda r: r, looked)
 
 
 def run(plan: Plan, options: Options, rule, params, data, key, model_state, stop, validation, resume) -> Result:
@@ -41,19 +43,20 @@ def run(plan: Plan, options: Options, rule, params, data, key, model_state, stop
         made = [sources.host_rows(words, plan.count, plan.batch_size, options.order, epoch) for epoch in range(max(epochs, 1))]
         rows = jnp.asarray(np.concatenate(made))
     arrays = lambda t: jax.tree.map(jnp.asarray, t)  # noqa: E731
-    progress = None if resume is None else resume.progress
+    progress = None if resume is None else resumed(resume.progress, plan.records)
     each = every or per_epoch
     capacity = max(-(-steps // each), 1)
     made, shown = _whole(plan, options, rule, params, arrays(data), rows, key, model_state, stop, arrays(validation), progress, capacity)
     reasons = (*(m.factory.__name__ for m in (stop.members() if stop else ())), "patience", "callback", "time_limit")
-    return _result(plan, made, shown, arrays(rule), capacity, reasons)
+    return _result(plan, made, shown, arrays(rule), options.setting, capacity, reasons)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "capacity", "reasons"))
-def _result(plan: Plan, run, shown, rule, capacity: int, reasons) -> Result:
+def _result(plan: Plan, run, shown, rule, setting: Setting, capacity: int, reasons) -> Result:
     # One program: under an uncompiled vmap every operation here would be compiled by itself.
     filled = jnp.arange(capacity) < shown.rows
     history = {"step": jnp.where(filled, shown.steps, -1)}
     history |= {name: jnp.where(filled, shown.history[:, i], jnp.nan) for i, name in enumerate(plan.names)}
-    state = Resumable(run.progress, history)
-    return finish(plan, run.progress, judged(run.progress), run.reached[1], run.code, run.reason, run.aux, rule, history, state, reasons)
+    state = saved(run.progress, history, setting)
+    looked = run.progress._replace(best=shown.progress.best)
+    return finish(plan, looked, judged(run.progress), run.reached[1], run.code, run.reason, run.aux, rule, history, state, reasons)

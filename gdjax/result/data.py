@@ -31,9 +31,11 @@ class Result:
     """What a run returns: a pytree of plain arrays, so it passes through jit, vmap, grad and checkpoints.
 
     Attributes:
-        params: like the params given; of the last step, or the best (``keep="best"``), or the last finite ones (DIVERGED, NONFINITE).
-        value: the loss, shape (). Full batch: at ``params``. Mini-batches: the mean over the last epoch as seen in training (``gdjax.evaluate`` is exact).
-        grad_norm: ‖∇f‖₂, shape (). Full batch: at ``params``. Mini-batches: that of the last batch.
+        params: like the params given; of the last step, or the best (``keep="best"``), or the last at which all was finite and in proportion (DIVERGED,
+            NONFINITE).
+        value: the loss, shape (). Full batch: at ``params``. Mini-batches: the mean over the last epoch as seen in training (``gdjax.evaluate`` is exact);
+            with ``keep="best"`` over the best epoch.
+        grad_norm: ‖∇f‖₂, shape (). Full batch: at ``params``. Mini-batches: that of the last batch; with ``keep="best"`` of that of the best epoch.
         code: int32, the ``Status`` code; read ``status`` instead.
         steps: int32, updates made in the whole run.
         evaluations: int32, evaluations of value and gradient, those inside line searches included.
@@ -43,6 +45,9 @@ class Result:
         rule: the rule that was used, with its numbers; the default if none was given.
         diagnosis: scalars behind the advice.
         model_state: that of ``params``, where the loss carries one; else None.
+        best_step: int32, the step at the end of the best epoch, by the validation loss or else the mean training loss (full batches: the best point). None
+            where nothing is compared, which takes ``validation``, ``patience`` or ``keep="best"``.
+        best_validation: the validation loss there; NaN if none was finite, None without ``validation``.
 
     ``status`` is a ``Status`` and ``converged`` a bool for a single concrete result; under traces and for batched results they are arrays of codes and
     booleans. ``print(result)`` is a short report with advice.
@@ -60,8 +65,11 @@ class Result:
     rule: Any
     diagnosis: Diagnosis
     model_state: Any = None
+    best_step: Any = None
+    best_validation: Any = None
     kind: str = field(default="full batch", metadata={"static": True})  # or "mini-batches"
     reasons: tuple[str, ...] = field(default=(), metadata={"static": True})
+    keep: str = field(default="last", metadata={"static": True})  # or "best"
 
     @property
     def _single(self) -> bool:
@@ -91,17 +99,31 @@ class Result:
         if not self._single:
             return f"{type(self).__name__}: {self.message}"
         start = self.diagnosis
-        of_value = "mean over the last epoch" if self.kind == "mini-batches" else "at these params"
-        of_norm = "of the last batch" if self.kind == "mini-batches" else "at these params"
+        of_value, of_norm = self._whose()
         return "\n".join(
             [
                 f"{self.status.name} after {int(self.steps)} steps, {int(self.evaluations)} evaluations ({self.kind})",
                 f"  value      {float(self.value):<12.6g} {of_value}; {float(start.initial_value):.6g} at the start",
                 f"  grad norm  {float(self.grad_norm):<12.3g} {of_norm}; {float(start.initial_grad_norm):.3g} at the start",
+                *self._best(),
                 f"  rule       {self.rule!r}",
                 f"  {self.message}",
             ]
         )
+
+    def _whose(self) -> tuple[str, str]:
+        """What value and gradient norm belong to."""
+        if self.kind != "mini-batches":
+            return "at these params", "at these params"
+        if self.keep == "best" and int(self.best_step) < int(self.steps):
+            return f"mean over the best epoch, which ended at step {int(self.best_step)}", "of its last batch"
+        return "mean over the last epoch", "of the last batch"
+
+    def _best(self) -> list[str]:
+        returned = "; these params" if self.keep == "best" else ""
+        if self.best_validation is not None:
+            return [f"  validation {float(self.best_validation):<12.6g} the best, at step {int(self.best_step)}{returned}"]
+        return [f"  best       at step {int(self.best_step)}{returned}"] if self.keep == "best" else []
 
     def __repr__(self):
         if not self._single:
