@@ -17,7 +17,7 @@ import hypothesis
 import jax
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # cases.py, problems.py, reference/ and theorems/
+sys.path.insert(0, str(Path(__file__).parent))  # cases.py, problems.py, representatives.py, reference/ and theorems/
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
