@@ -345,6 +345,13 @@ def validation_loss(objective, state, params, validation) -> Any:
     return stepping.held_out(objective, params, state.model_state, validation, key)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def validation_broke(plan: Plan, progress: Progress):
+    """int32: the epoch at whose end the validation loss was not a number, if it was not at the last; else −1."""
+    broke = (progress.epochs > 0) & ~jnp.isfinite(progress.validation)
+    return jnp.where(broke, progress.epochs, -1).astype(jnp.int32) if plan.validate else jnp.int32(-1)
+
+
 def _since_record(plan: Plan, progress: Progress):
     if plan.records:
         return _mean(progress.record)
