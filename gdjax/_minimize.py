@@ -8,7 +8,6 @@ from typing import Any
 from gdjax.checks import check_callable, check_flag
 from gdjax.loop import full_batch, host, traced
 from gdjax.loop.options import check_arrays, check_no_host, check_options, check_resume, stopping_rule
-from gdjax.loop.step import check_rate
 from gdjax.objective import FiniteSum, Objective, check_params
 from gdjax.result import Result
 from gdjax.rule import as_rule
@@ -36,8 +35,9 @@ def minimize(
         rule: a rule such as ``gdjax.gd(0.1)`` or any optax transformation, line searches included. None takes
             ``gdjax.reduced_hessian()``, which needs no learning rate; its docstring has the measurements.
         args: further arguments of ``fun``, pytrees of arrays; derivatives are taken with respect to these.
-        tol: stop with CONVERGED when ‖∇f‖₂ ≤ tol: short for ``stop=gdjax.stop.grad_norm(tol)``. Default: ‖∇f‖₂ ≤ max(tol, eps ‖∇f(x₀)‖₂) with tol = 1e-8 in
-            float64, 1e-5 in float32, 1e-2 in bfloat16 and float16. 0 runs on until no progress is possible.
+        tol: stop with CONVERGED when ‖∇f‖₂ ≤ tol: short for ``stop=gdjax.stop.grad_norm(tol)``. Default:
+            ``stop.stationary``, which looks closer at the point and knows no units: CONVERGED where the minimum is within 1e-8 of the params (relative) in
+            float64, 1e-5 in float32, 1e-2 in bfloat16 and float16, or all of the gradient is rounding. 0 runs on until no progress is possible.
         stop: a stopping rule from ``gdjax.stop``, joined with ``|``, instead of ``tol``; with both, either stops.
         max_steps: updates at most, in the whole run (those before ``resume`` included).
         history: what to record: any of "value", "grad_norm", "update_norm", "learning_rate", "evaluations".
@@ -73,8 +73,7 @@ def minimize(
         raise ValueError(f"args has {len(args)} entries and fun is a finite_sum, which takes one, its data: type args=((X, y),).")
     args = check_arrays("args", args)
     stop = stopping_rule(tol, stop, params)
-    check_rate(history, rule, params)
-    resume = check_resume(resume, full_batch.Resumable, params, rule, stop)
+    check_resume(resume, full_batch.Resumable, params, rule, stop)
     run: dict[str, Any] = dict(
         objective=objective,
         rule=rule,

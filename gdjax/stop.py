@@ -39,6 +39,7 @@ class Functions(NamedTuple):
     needs_gradient: bool = False  # cannot be asked of mini-batches
     seconds: Any = None  # a limit the host watches
     needs_update: bool = False  # looks at update_norm, which is computed only where asked for
+    confirm: Any = None  # confirm(evidence, observation, initial, state) -> (bool, state): has the last word on a CONVERGED of check
 
 
 @jax.tree_util.register_pytree_node_class
@@ -58,6 +59,13 @@ class Stop(Call):
 def stop(factory: Callable[Given, Any]) -> Factory[Given, Stop]:
     """Turns a factory of ``Functions(init, check)`` into one of stopping rules; public, for users' own."""
     return Factory(factory, Stop)
+
+
+class Start(NamedTuple):
+    """What is kept of where a run began, scalars of shape ()."""
+
+    value: Any  # f(x₀)
+    size: Any  # max |x₀ᵢ|
 
 
 def _positive(factory, name, value, example):
@@ -101,6 +109,25 @@ def codes(rule: Stop, seen: Observation, state: Any) -> tuple[Any, Any, Any]:
     return code, reason, states[0] if single else states
 
 
+def unconfirmed(rule: Stop) -> list[int]:
+    """Which members of a joined rule want a closer look before they say CONVERGED."""
+    return [index for index, member in enumerate(rule.members()) if member.build().confirm is not None]
+
+
+def confirm(rule: Stop, evidence, seen: Observation, initial, code, reason, state: Any) -> tuple[Any, Any, Any]:
+    """The verdict after a closer look: (code, which member said so or -1, state). A CONVERGED that does not stand is RUNNING, a STALLED that does CONVERGED."""
+    members = rule.members()
+    single = len(members) == 1 and rule.factory.function is not _either
+    states = [state] if single else list(state)
+    for index in unconfirmed(rule):
+        stands, later = members[index].build().confirm(evidence, seen, initial, states[index])
+        asked = (code == Status.CONVERGED) & ((reason == index) | single)
+        states[index] = jnp.where(asked & ~stands, later, states[index])
+        code = jnp.where(asked & ~stands, RUNNING, jnp.where((code == Status.STALLED) & stands, Status.CONVERGED, code)).astype(jnp.int32)
+        reason = jnp.where((code == Status.CONVERGED) & stands, index, reason).astype(jnp.int32)
+    return code, reason, states[0] if single else tuple(states)
+
+
 def _stateless():
     return ()
 
@@ -124,6 +151,49 @@ def grad_norm(atol: Number = 0.0, rtol: Number = 0.0):
         return jnp.where(done, Status.CONVERGED, RUNNING).astype(jnp.int32), state
 
     return Functions(_stateless, check, needs_gradient=True)
+
+
+@stop
+def stationary(rtol=1e-5):
+    """CONVERGED when the minimum is near, by a closer look at the point: the default of ``minimize`` and of ``fit`` with full batches.
+
+    Where ‖∇f(x)‖₂ has fallen to rtol ‖∇f(x₀)‖₂, or the run stands still, a few gradients are taken nearby. They tell which entries of the gradient are
+    more than rounding, s, and by conjugate gradients the step w of Newton's that would remove them. The run has converged if nothing is left of the gradient
+    but rounding, or if both
+
+        ‖w‖ ≤ max(rtol ‖x‖, min(rtol, 1e-5) max|x₀|)                   that step is short
+        sᵀw/2 ≤ max(1e-6, 10 rtol²) max(|f(x)|, f(x₀) − f(x))          and promises little
+
+    Else it goes on, and the next look is taken where the gradient is as small as this one says that it should be. None of this changes where the loss or the
+    params are put in other units, and no step costs more for it. Evaluations for closer looks are not counted.
+
+    Args:
+        rtol: relative accuracy of the params. The default of ``minimize`` is 1e-8 in float64, 1e-5 in float32, 1e-2 in bfloat16 and float16.
+
+    Raises:
+        ValueError: a negative or NaN tolerance; in ``fit`` with mini-batches, whose gradients do not vanish at a minimum.
+
+    Guarantee: on a quadratic, ‖w‖ and sᵀw/2 are the distance to the minimum and the height above it once the conjugate gradients, eight at most, have found
+    them, and less before; where the gradient is below rounding nothing can be seen.
+    """
+    _positive("stop.stationary", "rtol", rtol, "stationary(rtol=1e-5)")
+
+    def init():
+        return jnp.asarray(jnp.inf, jnp.result_type(float))  # ‖∇f‖₂ at which to look, if smaller than rtol ‖∇f(x₀)‖₂
+
+    def check(seen, level):
+        near = (seen.grad_norm <= 0) | (seen.grad_norm <= jnp.minimum(level.astype(seen.grad_norm.dtype), rtol * seen.initial_grad_norm))
+        return jnp.where(near, Status.CONVERGED, RUNNING).astype(jnp.int32), level
+
+    def confirm(evidence, seen, initial, level):
+        far = jnp.maximum(rtol * evidence.params_norm, jnp.minimum(rtol, 1e-5) * initial.size)
+        much = jnp.maximum(1e-6, 10 * jnp.square(rtol)) * jnp.maximum(jnp.abs(seen.value), initial.value - seen.value)
+        stands = (evidence.signal <= 0) | ((evidence.distance <= far) & (evidence.decrease <= much))
+        share = jnp.minimum(far / evidence.distance, jnp.sqrt(much / evidence.decrease))
+        share = jnp.clip(jnp.where(jnp.isfinite(share), share, 1), 0.01, 0.5)
+        return stands, (share * seen.grad_norm).astype(level.dtype)
+
+    return Functions(init, check, needs_gradient=True, confirm=confirm)
 
 
 def _change(size_of, patience):

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gdjax import tree
-from gdjax.loop import lanes, one_kernel, step as stepping
+from gdjax import stop as stopping, tree
+from gdjax.loop import evidence as evidences, lanes, one_kernel, step as stepping
 from gdjax.loop.verdict import EVERY, EVERY_SEARCH, Seen, close, inspect, judge, look, unseen
 from gdjax.parts import convolutions, turned
-from gdjax.result import RUNNING
+from gdjax.result import RUNNING, Status
 
 HISTORY = ("value", "grad_norm", "update_norm", "learning_rate", "evaluations")
 OWN_ENTRIES = 512  # a step of fewer XLA makes a kernel by itself, where it reads no data, at less cost per look at the run
@@ -54,6 +54,7 @@ class Run(NamedTuple):
     last: Any  # (value, grad_norm) last evaluated, where ``previous`` is kept; else ()
     before: Any  # (value, grad_norm) evaluated before the last
     broke: Any  # int32: 1 if the last step led out of the finite and ``previous`` is one step back
+    evidence: Any  # of the last closer look
 
 
 def begin(objective, rule, params, batch, key, model_state, stop, names) -> Progress:
@@ -61,7 +62,7 @@ def begin(objective, rule, params, batch, key, model_state, stop, names) -> Prog
     state = stepping.start(rule, params, model_state, key)
     dtype = tree.dtype_of(params)
     square = jnp.asarray(jnp.inf, dtype) if stop.build().needs_update or "update_norm" in names else ()
-    return Progress(state, unseen(dtype), stop.build().init(), square, jnp.float32(jnp.nan) if "learning_rate" in names else ())
+    return Progress(state, unseen(params), stop.build().init(), square, jnp.float32(jnp.nan) if "learning_rate" in names else ())
 
 
 def open_run(objective, progress: Progress, batch, names, capacity: int, keep_previous: bool) -> Run:
@@ -74,18 +75,20 @@ def open_run(objective, progress: Progress, batch, names, capacity: int, keep_pr
     history = jnp.full((capacity + EVERY, len(names)), jnp.nan, dtype)  # room for the last block
     before = (progress.seen.previous_value, progress.seen.previous_grad_norm)
     last = before if keep_previous else ()
-    running, none = jnp.int32(RUNNING), jnp.int32(0)
-    return Run(progress, *before, aux, running, jnp.int32(-1), none, progress.seen.growth, history, none, previous, last, before, none)
+    running, none, blank = jnp.int32(RUNNING), jnp.int32(0), evidences.unknown(dtype)
+    return Run(progress, *before, aux, running, jnp.int32(-1), none, progress.seen.growth, history, none, previous, last, before, none, blank)
 
 
-def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every, names, trips: int | None = None, fresh=False, compact=False) -> Run:
+def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every, names, trips=None, fresh=False, compact=False, confirms=True) -> Run:
     """Runs until ``until`` updates or a verdict: a tight loop of steps, and around it one of inspections.
 
     ``trips``, where given, bounds the steps so that reverse-mode derivatives exist; ``fresh``: it also is their number, from the first.
-    ``compact``: all arrays are on one CPU, and small steps may be one kernel.
+    ``compact``: all arrays are on one CPU, and small steps may be one kernel. ``confirms``: a verdict that wants a closer look gets it here, not from the host.
     """
     every = EVERY_SEARCH if stepping.evaluates_itself(objective, rule, run.progress.state, batch) else EVERY
-    body = functools.partial(_body, objective=objective, batch=batch, stop=stop, max_steps=max_steps, record_every=record_every, names=names)
+    closer = functools.partial(look_closer, objective, stop, batch) if confirms and stopping.unconfirmed(stop) else None
+    at_once = None if trips is None else closer  # spans of known length cannot be entered again
+    body = functools.partial(_body, objective=objective, batch=batch, stop=stop, max_steps=max_steps, record_every=record_every, names=names, closer=at_once)
     known = spans({1, *range(every, trips, every), trips}) if trips is not None and fresh else None
 
     def goes_on(run, limit=until):
@@ -97,14 +100,16 @@ def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every,
         step = run.progress.state.step
         # The first step stands alone, so that the start is known to the others without being carried along.
         ends = jnp.minimum(jnp.where(step == 0, 1, (lax.div(step, jnp.int32(every)) + 1) * every), until)
-        inner = run._replace(history=block, rows=jnp.int32(0))
+        inner = run._replace(history=block, rows=jnp.int32(0), evidence=run.evidence if at_once else ())
         turns = None if trips is None else Turns(min(every, trips), known and known.live(index))
         inner = _steps(lambda run: goes_on(run, ends), body, inner, rule, turns, objective.rows_of(batch), compact)
         inner = _noted(inner, step)
-        run = inner._replace(history=lax.dynamic_update_slice_in_dim(history, inner.history, rows, 0), rows=rows + inner.rows)
+        history = lax.dynamic_update_slice_in_dim(history, inner.history, rows, 0)
+        run = inner._replace(history=history, rows=rows + inner.rows, evidence=inner.evidence or run.evidence)
         due = (run.code == RUNNING) & (lax.rem(run.progress.state.step, jnp.int32(every)) == 0)
         run = lax.cond(due, functools.partial(_inspect, rule, every), lambda run: run, run)
-        return lax.cond(run.code == RUNNING, lambda run: run, functools.partial(_close, len(stop.members())), run)
+        run = lax.cond(run.code == RUNNING, lambda run: run, functools.partial(_close, len(stop.members())), run)
+        return run if at_once or closer is None else _confirmed(closer, run)
 
     count = len(known.ends) if known else None if trips is None else -(-trips // every) + 1
     return bounded_while(goes_on, span, run, None if count is None else Turns(count), rule)
@@ -127,6 +132,51 @@ def _noted(run: Run, first_step) -> Run:
 def _close(members, run: Run) -> Run:
     seen, code, reason = close(run.progress.seen, run.code, run.reason, members, run.progress.state.step, *(run.last or (run.value, run.grad_norm)))
     return run._replace(code=code, reason=reason, growth=seen.growth)
+
+
+class Verdict(NamedTuple):
+    """What a closer look may change."""
+
+    code: Any
+    reason: Any
+    stop_state: Any
+    evidence: Any
+
+
+def look_closer(objective, stop, batch, state, seen: Seen, value, grad_norm, verdict: Verdict) -> Verdict:
+    """The verdict on a point where a run may end, after a closer look where one is wanted."""
+    named = jnp.asarray([index in stopping.unconfirmed(stop) for index in range(len(stop.members()))])
+    wanted = (verdict.code == Status.STALLED) | ((verdict.code == Status.CONVERGED) & named[verdict.reason])
+    initial = stopping.Start(seen.initial_value, seen.initial_size)
+
+    def gradient(params):
+        return stepping.value_and_grad(objective, params, state.model_state, batch, stepping.step_key(objective, state), None).grads
+
+    def look_again(_, verdict):
+        evidence = evidences.look_closer(gradient, state.params, initial.size)
+        nan = jnp.full_like(value, jnp.nan)
+        shown = stopping.Observation(value, nan, grad_norm, seen.initial_grad_norm, nan, evidence.params_norm)
+        return Verdict(*stopping.confirm(stop, evidence, shown, initial, verdict.code, verdict.reason, verdict.stop_state), evidence)
+
+    return lanes.when(lax.stop_gradient(wanted), look_again, verdict)
+
+
+def _confirmed(closer, run: Run) -> Run:
+    """A run that wanted to end, after a closer look: ended, or as it was before it evaluated this point."""
+    progress, point = run.progress, run.last or (run.value, run.grad_norm)
+    verdict = closer(progress.state, progress.seen, *point, Verdict(run.code, run.reason, progress.stop_state, run.evidence))
+    again = (run.code != RUNNING) & (verdict.code == RUNNING)
+    value, grad_norm = tree.where(again, run.before, (run.value, run.grad_norm))
+    return run._replace(
+        progress=progress._replace(stop_state=verdict.stop_state),
+        code=verdict.code,
+        reason=verdict.reason,
+        evidence=verdict.evidence,
+        value=value,
+        grad_norm=grad_norm,
+        last=tree.where(again, run.before, run.last) if run.last else (),
+        rows=run.rows - again,  # the point will be recorded once it is known what becomes of it
+    )
 
 
 def _inspect(rule, every, run: Run) -> Run:
@@ -188,8 +238,8 @@ def spans(ends) -> Spans:
     return Spans((0, *ends[:-1]), ends)
 
 
-def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, names) -> Run:
-    progress = run.progress
+def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, names, closer) -> Run:
+    progress, evidence = run.progress, run.evidence
     state, dtype = progress.state, run.value.dtype
     evaluation, count = stepping.evaluate(objective, rule, state, batch, reuse=True)
     value = evaluation.value.astype(dtype)
@@ -198,6 +248,9 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
     seen = progress.seen._replace(previous_value=before[0], previous_grad_norm=before[1])
     update_norm = jnp.full_like(value, jnp.nan) if isinstance(progress.square, tuple) else jnp.sqrt(progress.square)
     code, reason, stop_state = judge(seen, state.step, max_steps, value, grad_norm, update_norm, state.params, stop, progress.stop_state)
+    if closer is not None:
+        noted = look(seen, state.step, value, grad_norm)
+        code, reason, stop_state, evidence = closer(state, noted, value, grad_norm, Verdict(code, reason, stop_state, evidence))
     goes_on = code == RUNNING
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
 
@@ -228,6 +281,7 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
         before=before,
         history=write_row(run.history, row, run.rows) if names else run.history,
         rows=run.rows + record,
+        evidence=evidence,
         **_shown(run, state, finite, value, grad_norm),
     )
 

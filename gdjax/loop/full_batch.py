@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gdjax import tree
-from gdjax.loop import deterministic, hindsight, host, one_kernel, step as stepping
-from gdjax.loop.deterministic import Progress, Resumable, Run
+from gdjax import stop as stopping, tree
+from gdjax.loop import deterministic, host, one_kernel, step as stepping
+from gdjax.loop.deterministic import Progress, Resumable, Run, Verdict
 from gdjax.loop.epochs import AFTER_STOPS, NO_SERVICES, Services, best_point, look_at, unwatched
 from gdjax.loop.setting import without_key
 from gdjax.loop.stochastic import reported
@@ -30,7 +30,12 @@ def _begin(objective, rule, params, batch, key, model_state, stop, names) -> Pro
 @functools.partial(one_kernel.Compiled, static_argnames=("objective", "names", "capacity", "compact"))
 def _segment(objective, rule, progress, batch, stop, until, max_steps, record_every, names, capacity, compact) -> Run:
     run = deterministic.open_run(objective, progress, batch, names, capacity, keep_previous=False)
-    return deterministic.loop(objective, rule, run, batch, stop, until, max_steps, record_every, names, compact=compact)
+    return deterministic.loop(objective, rule, run, batch, stop, until, max_steps, record_every, names, compact=compact, confirms=False)
+
+
+@functools.partial(one_kernel.Compiled, plainly=one_kernel.QUICK, static_argnames=("objective",))
+def _look_closer(objective, stop, batch, progress, value, grad_norm, verdict: Verdict) -> Verdict:
+    return deterministic.look_closer(objective, stop, batch, progress.state, progress.seen, value, grad_norm, verdict)
 
 
 def capacity_for(records: int) -> int:
@@ -74,7 +79,6 @@ class _Driver:
         self.history = _History(names, record_every, resume, self.step, self.at.seen.initial_value.dtype)
         self.capacity = SMALLEST if services.any else capacity_for((max_steps - self.step) // record_every + 2)
         work = 10 * tree.size(self.at.state.params) + sum(getattr(x, "size", 1) for x in jax.tree.leaves(self.batch))
-        self.began = (params, model_state), work
         self.compact = one_kernel.possible(self.at, self.batch)
         self.plain = self.compact and 10 * work < one_kernel.PLAIN_BELOW
 
@@ -83,7 +87,7 @@ class _Driver:
         while True:
             if (asked := watch.asked()) != RUNNING:
                 return self._result(self._stopped(asked, self._limit() if asked == Status.STOPPED else -1))
-            run = self._segment(self.at, self._until(watch), self.max_steps)
+            run = self._confirmed(self._segment(self.at, self._until(watch), self.max_steps))
             code, step, value, norm = (x.item() for x in jax.device_get((run.code, run.progress.state.step, run.value, run.grad_norm)))
             watch.saw(step, value)
             if code != RUNNING:
@@ -91,7 +95,9 @@ class _Driver:
             self.history.add(run, self.step)
             if (reason := self._look(run)) is not None:
                 return self._result(self._stopped(Status.STOPPED, reason))
-            self.before, self.at, self.step = (self.at, self.step), run.progress, step
+            if step > self.step:  # it is not, where a closer look sent the run on from where it stood
+                self.before = (self.at, self.step)
+            self.at, self.step = run.progress, step
 
     def _until(self, watch) -> int:
         """Where the next segment ends: one step on, where every point is looked at."""
@@ -116,6 +122,15 @@ class _Driver:
                 raise
             self.compact = False
             return self._segment(progress, until, last)
+
+    def _confirmed(self, run: Run) -> Run:
+        """A run that wants to end, after a closer look where one is wanted: ended, or with its last point to be evaluated again."""
+        if int(run.code) not in (Status.CONVERGED, Status.STALLED) or not stopping.unconfirmed(self.stop):
+            return run
+        verdict = Verdict(run.code, run.reason, run.progress.stop_state, run.evidence)
+        seen = _look_closer(self.objective, self.stop, self.batch, run.progress, run.value, run.grad_norm, verdict, plain=self.plain)
+        rows = run.rows - (int(seen.code) == RUNNING)  # the point is recorded once it is known what becomes of it
+        return run._replace(progress=run.progress._replace(stop_state=seen.stop_state), code=seen.code, reason=seen.reason, evidence=seen.evidence, rows=rows)
 
     def _stopped(self, code: int, reason: int) -> Run:
         """The run, ended here by the host: one more evaluation, so that value and gradient norm belong to the params that are returned."""
@@ -172,11 +187,7 @@ class _Driver:
 
     def _result(self, run: Run) -> Result:
         made = finish(run, self.objective, self.rule, self.batch, self._resumable(run.progress), reasons(self.stop))
-        made = compared(made, self.services, self.watched, self.objective, self.batch) if self.services.watches else made
-        broke = self.held_out is not None and self.told > 0 and not np.isfinite(float(self.watched.validation))
-        made = hindsight.told(made, validation_broke=np.int32(self.told)) if broke else made
-        made = hindsight.of_inputs(made, {"args" if self.objective.splat else "data": self.batch, "validation": self.held_out})
-        self.made = hindsight.on_batch(made, *self.began, self.objective, self.batch, self.at.state.key)
+        self.made = compared(made, self.services, self.watched, self.objective, self.batch) if self.services.watches else made
         return self.made
 
 
@@ -272,6 +283,10 @@ def finish(run: Run, objective, rule, batch, resumable: Resumable, reasons: tupl
         learning_rate=stepping.learning_rate(rule, state.rule_state, state.rule_state),
         growth=run.growth,
         reason=run.reason,
+        distance=run.evidence.distance,
+        decrease=run.evidence.decrease,
+        signal=run.evidence.signal,
+        curvature=run.evidence.curvature,
     )
     return Result(
         params=params,

@@ -48,14 +48,15 @@ CALLS = frozenset("checkpoint closed_call core_call custom_jvp_call custom_vjp_c
 
 # XLA's plainer code generator for CPUs: half the time to compile, and for small programs as fast. (For 569 rows of 30, at once, no longer: 10 us against 7.7.)
 PLAIN = {"xla_cpu_use_fusion_emitters": False}
+QUICK = PLAIN | {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}  # for what runs a few times: a third of that again
 PLAIN_BELOW = 1e5  # entries of params and data that a step touches, by the driver's estimate
 
 
 class Compiled:
     """A jitted function that may be compiled plainly."""
 
-    def __init__(self, function, **options):
-        self.usual, self.plain = jax.jit(function, **options), jax.jit(function, **options, compiler_options=PLAIN)
+    def __init__(self, function, plainly=None, **options):
+        self.usual, self.plain = jax.jit(function, **options), jax.jit(function, **options, compiler_options=plainly or PLAIN)
 
     def __call__(self, *args, plain: bool, **kwargs):
         return self._of(plain)(*args, **kwargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import jax
@@ -122,24 +121,6 @@ def check_stop_kind(stop) -> None:
         )
 
 
-def warn_of_no_epoch(steps: int, per_epoch: int | None, patience, stop) -> None:
-    """A warning where what is asked at the end of every epoch is never asked; ``per_epoch`` is None for a stream that has not ended."""
-    asked = ["patience"] if patience else []
-    asked += ["stop"] if stop is not None and any(member.build().seconds is None for member in stop.members()) else []
-    if not asked or (per_epoch is not None and steps >= per_epoch):
-        return
-    epoch = "the stream had not ended then" if per_epoch is None else f"an epoch has {per_epoch}"
-    mend = (
-        "let it end after as many batches as there should be between two looks, as itertools.islice(batches, 1000) does"
-        if per_epoch is None
-        else f"type steps={10 * per_epoch} or epochs=10"
-    )
-    warnings.warn(
-        f"No epoch ended in {steps} steps ({epoch}), so {' and '.join(asked)}, asked at the end of every epoch, had no say; {mend}, or leave them out.",
-        stacklevel=4,
-    )
-
-
 def check_pure(stop, stream, callbacks, checkpoint, progress) -> None:
     """Errors for services of the host asked of ``fit`` inside a trace."""
     asked = {"data is a stream": stream, "callbacks were given": bool(callbacks), "checkpoint was given": checkpoint is not None}
@@ -228,9 +209,9 @@ def check_scalars(argument, stop) -> None:
 
 
 def default_stop(params) -> stopping.Stop:
-    """‖∇f‖₂ ≤ max(tol, eps ‖∇f(x₀)‖₂), with tol by the narrowest dtype of the params."""
+    """``stop.stationary``, with an accuracy by the narrowest dtype of the params."""
     eps = max(float(jnp.finfo(jnp.result_type(x)).eps) for x in jax.tree.leaves(params))
-    return stopping.grad_norm(1e-8 if eps < 1e-12 else 1e-5 if eps < 1e-6 else 1e-2, eps)
+    return stopping.stationary(1e-8 if eps < 1e-12 else 1e-5 if eps < 1e-6 else 1e-2)
 
 
 def check_no_host(stop, progress, door) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from gdjax import stop as stopping, tree
+from gdjax.loop.evidence import largest
 from gdjax.result import RUNNING, Status
 
 GREW, GRADIENT_GREW = 1e10, 1e5  # a loss this many times its start, with a gradient this many times its own, will not come back
@@ -25,6 +26,7 @@ class Seen(NamedTuple):
 
     initial_value: Any
     initial_grad_norm: Any
+    initial_size: Any  # max |x₀ᵢ|
     previous_value: Any  # f(x_{k−1})
     previous_grad_norm: Any
     growth: Any  # of ‖g‖ per step when it first exceeded its start; NaN before
@@ -36,10 +38,11 @@ class Seen(NamedTuple):
     pending: Any  # int32: the verdict of an inspection, said once the params are evaluated
 
 
-def unseen(dtype) -> Seen:
+def unseen(params) -> Seen:
     """Before the first evaluation."""
+    dtype = tree.dtype_of(params)
     nan, inf = jnp.asarray(jnp.nan, dtype), jnp.asarray(jnp.inf, dtype)
-    return Seen(nan, nan, inf, inf, nan, nan, inf, inf, nan, jnp.int32(0), jnp.int32(RUNNING))
+    return Seen(nan, nan, largest(params), inf, inf, nan, nan, inf, inf, nan, jnp.int32(0), jnp.int32(RUNNING))
 
 
 def look(seen: Seen, step, value, grad_norm) -> Seen:
