@@ -8,9 +8,10 @@ Along a descent direction d, φ(a) = f(x + a d), φ'(0) = gᵀd < 0. A step a is
 
 Every trial takes value and gradient together, so the accepted point's are handed on and the next step costs no evaluation of its own.
 
-Differs from textbooks in: NaN and inf are upper ends of the bracket like any other failure; ε is at least a few units of rounding of the loss's dtype in
-every kind of search, so that float32 runs go down to their floor and not until differences of φ first drown; a search that finds no acceptable step says so
-(``accepted`` is false and nothing moves), and it stops looking once the decrease that is promised is below rounding.
+Differs from textbooks in: NaN and inf, of φ or of the params, are upper ends of the bracket like any other failure; ε is at least a few units of rounding of
+the loss's dtype in every kind of search, and interpolation takes the slopes alone where values differ by less, so that float32 runs go down to their floor and
+not until differences of φ first drown; a search that finds no acceptable step says so (``accepted`` is false and nothing moves), and it stops looking once a
+trial moves no entry of the params any more. d is taken in units of its largest entry, a power of two: no loss is too steep or too flat for gᵀd.
 
 Reference:
     Armijo, "Minimization of functions having Lipschitz continuous first partial derivatives", Pacific J. Math. 16, 1966.
@@ -60,6 +61,7 @@ class Found(NamedTuple):
     """What a search found. If nothing was acceptable: step 0, the value and gradient it started with, and ``accepted`` false."""
 
     step: Scalar  # a
+    updates: Updates  # a d, in the dtypes of the params: value and gradient are those at x + a d as it is stored
     value: Scalar  # φ(a)
     grad: Grads  # ∇f(x + a d)
     slope: Scalar  # φ'(a)
@@ -94,35 +96,36 @@ def search(value_and_grad_fn, params: Params, direction: Updates, value, grad: G
         conditions: see ``Conditions``.
 
     Returns:
-        Found. ``accepted`` is false if gᵀd ≥ 0, or the initial step is not a number > 0, or the trials ran out, or no decrease above rounding is left; then
+        Found. ``accepted`` is false if gᵀd ≥ 0, or the initial step is not a number > 0, or the trials ran out, or became too short to move the params; then
         nothing has moved. If a longest acceptable step still falls too steeply when the trials run out, it is taken: it satisfies the decrease.
     """
-    dtype = tree.dtype_of(params)
-    epsilon = jnp.finfo(jnp.result_type(value)).eps if jnp.issubdtype(jnp.result_type(value), jnp.floating) else jnp.finfo(dtype).eps
+    dtype, kind = tree.dtype_of(params), jnp.result_type(value)
+    epsilon = float(jnp.finfo(kind if jnp.issubdtype(kind, jnp.floating) else dtype).eps)
+    unit = tree.power_of_two(tree.largest(direction).astype(dtype))
+    direction = tree.stored(tree.scale(1 / unit, direction))
     start = Point(jnp.zeros((), dtype), jnp.asarray(value, dtype), tree.vdot(grad, direction).astype(dtype))
     reference = start.value if reference is None else jnp.asarray(reference, dtype)
-    slack = jnp.maximum(jnp.asarray(conditions.slack, dtype), ROUNDING * float(epsilon)) * jnp.abs(start.value)
-
-    def evaluate(step):
-        there, slopes = value_and_grad_fn(tree.add_scaled(params, step, direction))
-        return Point(step, jnp.asarray(there, dtype), tree.vdot(slopes, direction).astype(dtype)), tree.cast_like(slopes, grad)
+    slack = jnp.maximum(jnp.asarray(conditions.slack, dtype), ROUNDING * epsilon) * jnp.abs(start.value)
 
     def body(now):
-        point, slopes = evaluate(now.trial)
+        ahead = tree.stored(tree.add(params, tree.stored(tree.scale(now.trial, direction))))
+        there, slopes = value_and_grad_fn(ahead)
+        point = Point(now.trial, jnp.asarray(there, dtype), tree.vdot(slopes, direction).astype(dtype))
+        way = tree.largest(tree.subtract(ahead, params))
         decreased, wanted = _judge(start, point, reference, slack, conditions)
-        low, high, trial, status = _next(now, point, decreased, wanted, conditions, jnp.finfo(dtype))
-        hopeless = (low.step == 0) & (trial * jnp.abs(start.slope) <= 0.1 * float(epsilon) * jnp.abs(start.value))
-        status = jnp.where((status == SEARCHING) & hopeless, NOTHING, status).astype(jnp.int32)
-        return _Search(low, high, trial, point, slopes, status, now.evaluations + 1)
+        decreased, wanted = decreased & jnp.isfinite(way), wanted & (way > 0) & jnp.isfinite(way)
+        low, high, trial, status = _next(now, point, decreased, wanted, way == 0, slack, conditions, jnp.finfo(dtype))
+        return _Search(low, high, trial, point, tree.cast_like(slopes, grad), status.astype(jnp.int32), now.evaluations + 1)
 
-    initial = jnp.asarray(initial, dtype)
+    initial = jnp.asarray(initial, dtype) * unit
     possible = (start.slope < 0) & (initial > 0) & jnp.isfinite(initial) & jnp.isfinite(start.value)
     far = Point(*(jnp.full((), jnp.inf, dtype) for _ in range(3)))
     status = jnp.where(possible, SEARCHING, NOTHING).astype(jnp.int32)
     last = lax.while_loop(lambda now: now.status < ACCEPTED, body, _Search(start, far, initial, start, grad, status, jnp.int32(0)))
     accepted = last.status == ACCEPTED
     step, there, slope = tree.where(accepted, last.found, start)
-    return Found(step, there, tree.where(accepted, last.grad, grad), slope, accepted, last.evaluations)
+    updates = tree.where(accepted, tree.stored(tree.scale(step, direction)), tree.zeros_like(direction))
+    return Found(step / unit, updates, there, tree.where(accepted, last.grad, grad), slope * unit, accepted, last.evaluations)
 
 
 def _judge(start: Point, point: Point, reference, slack, conditions: Conditions):
@@ -139,15 +142,15 @@ def _judge(start: Point, point: Point, reference, slack, conditions: Conditions)
     return decreased, decreased & flat
 
 
-def _next(now: _Search, point: Point, decreased, wanted, conditions: Conditions, limits):
-    """The bracket after a trial, the next trial, and whether to go on."""
-    rising = decreased & ~wanted & (point.slope >= 0)
-    low = tree.where(decreased & ~rising, point, now.low)
-    high = tree.where(decreased & ~rising, now.high, point)
+def _next(now: _Search, point: Point, decreased, wanted, still, slack, conditions: Conditions, limits):
+    """The bracket after a trial, the next trial, and whether to go on. A trial that moved nothing is too short, and all there are once there is a bracket."""
+    falling = decreased & (wanted | (point.slope < 0))
+    low = tree.where(falling & ~still, point, now.low)
+    high = tree.where(falling | still, now.high, point)
     bracketed = jnp.isfinite(high.step)
     longer = _extrapolate(now.low, point, conditions.expansion)
-    trial = jnp.where(bracketed, _interpolate(low, high, now.evaluations), jnp.minimum(longer, limits.max / 4))
-    collapsed = bracketed & (high.step - low.step <= 4 * limits.eps * high.step)
+    trial = jnp.where(bracketed, _interpolate(low, high, slack, now.evaluations), jnp.minimum(longer, limits.max / 4))
+    collapsed = bracketed & (still | (high.step - low.step <= 4 * limits.eps * high.step))
     over = (now.evaluations + 1 >= conditions.max_evaluations) | collapsed | ~(trial > 0)
     fallback = jnp.where(low.step > 0, FALLING_BACK, NOTHING)
     status = jnp.where(wanted | (now.status == FALLING_BACK), ACCEPTED, jnp.where(over, fallback, SEARCHING))
@@ -159,35 +162,36 @@ def _next(now: _Search, point: Point, decreased, wanted, conditions: Conditions,
 def _extrapolate(low: Point, point: Point, expansion):
     """Where the slope would be 0, by the secant of slopes, at 2 to ``expansion`` times the step."""
     rise = point.slope - low.slope
-    by = jnp.where(rise > 0, (point.step - low.step) * -point.slope / jnp.where(rise > 0, rise, 1), jnp.inf)
+    by = jnp.where(rise > 0, (point.step - low.step) * (-point.slope / jnp.where(rise > 0, rise, 1)), jnp.inf)
     return jnp.clip(point.step + by, 2 * point.step, expansion * point.step)
 
 
-def _interpolate(low: Point, high: Point, evaluations):
+def _interpolate(low: Point, high: Point, slack, evaluations):
     """The minimiser of the cubic between the ends, or of the quadratic, kept off the ends.
 
     A first trial out of all proportion is made good at once: on a quartic the cubic would take off only two thirds at a time. A loss that has risen by r
     times what the slope promised has curvature L ≥ 2r/a, so 10a/r is still above any bound in 1/L. What does not come soon is halved, so that the bracket
-    does collapse.
+    does collapse. Values that differ by no more than rounding say nothing: there the change of value is that of a parabola with these slopes.
     """
     width, begun = high.step - low.step, low.step > 0
-    cubic = _cubic(low, high)
-    lift = 2 * (high.value - low.value - low.slope * width)
-    quadratic = jnp.where(lift > 0, low.step - low.slope * width**2 / jnp.where(lift > 0, lift, 1), low.step + 0.5 * width)
+    change = jnp.where(jnp.abs(high.value - low.value) <= slack, 0.5 * width * (low.slope + high.slope), high.value - low.value)
+    cubic = _cubic(low, high, change)
+    lift = 2 * (change - low.slope * width)
+    quadratic = jnp.where(lift > 0, low.step - width * (low.slope * width / jnp.where(lift > 0, lift, 1)), low.step + 0.5 * width)
     best = jnp.where(jnp.isfinite(cubic), cubic, jnp.where(jnp.isfinite(quadratic), quadratic, low.step + 0.5 * width))
     best = jnp.clip(best, low.step + jnp.where(begun | (evaluations < 2), 0.1, 0.01) * width, low.step + jnp.where(begun, 0.9, 0.8) * width)
     best = jnp.where(begun & (evaluations >= 8), low.step + 0.5 * width, best)
-    rise = (high.value - low.value) / jnp.abs(low.slope) / width
+    rise = change / jnp.abs(low.slope) / width
     best = jnp.where(~begun & (rise >= 1e3), jnp.clip(10 / rise, 1e-8, 0.01) * width, best)
     sound = jnp.isfinite(high.value) & jnp.isfinite(high.slope)
     blind = jnp.where(evaluations < 2, 0.1, jnp.where(evaluations < 4, 0.01, 1e-8))
     return jnp.where(sound, best, low.step + jnp.where(begun, 0.5, blind) * width)
 
 
-def _cubic(low: Point, high: Point):
-    """The minimiser of the cubic with these values and slopes at the ends; NaN if there is none. In units of the largest slope, lest squares overflow."""
+def _cubic(low: Point, high: Point, change):
+    """The minimiser of the cubic with these slopes and this change of value; NaN if there is none. In units of the largest slope, lest squares overflow."""
     width = high.step - low.step
-    z = low.slope + high.slope - 3 * (high.value - low.value) / width
+    z = low.slope + high.slope - 3 * change / width
     unit = jnp.maximum(jnp.maximum(jnp.abs(z), jnp.abs(low.slope)), jnp.abs(high.slope))
     z, left, right = (x / jnp.where(unit > 0, unit, 1) for x in (z, low.slope, high.slope))
     square = z**2 - left * right
@@ -202,10 +206,7 @@ def first_step(params: Params, grad: Grads) -> Scalar:
 
     Measured on CUTEst: 1/‖g‖_∞ ≤ 1/‖g‖₂, a share of ‖x‖, and |f|/‖g‖² in the number of evaluations, for every rule tried.
     """
-    dtype = tree.dtype_of(params)
-    largest = jnp.zeros((), dtype)
-    for leaf in tree.leaves(grad):
-        largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0).astype(dtype))
+    largest = tree.largest(grad).astype(tree.dtype_of(params))
     usable = jnp.isfinite(largest) & (largest > 0)
     return jnp.where(usable, 1 / jnp.where(usable, largest, 1), 1)
 

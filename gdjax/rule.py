@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -59,7 +60,7 @@ class Rule(Call, optax.GradientTransformationExtraArgs):
     def build(self) -> Functions:
         """The functions for these arguments; ``init`` and ``update`` take all that drivers offer and use what they name."""
         made = self._made()
-        return made._replace(init=_taking_what_it_names(made.init), update=_taking_what_it_names(made.update))
+        return made._replace(init=_taking_what_it_names(made.init), update=_taking_what_it_names(_offered_in_full(made.update)))
 
     @property
     def init_takes_more(self) -> bool:
@@ -88,6 +89,25 @@ def _taking_what_it_names(function):
         return function
     named = {parameter.name for parameter in parameters}
     return lambda *given, **extra: function(*given, **{name: x for name, x in extra.items() if name in named})
+
+
+def _offered_in_full(update):
+    """The update of a rule that wants value and gradient of points together, where a client offers ``value_fn`` alone, as optax's convention is.
+
+    As in optax, the functions take those of the further arguments that they name.
+    """
+    if "value_and_grad_fn" not in inspect.signature(update).parameters:
+        return update
+
+    def completed(updates, state, params=None, **extra):
+        value_fn = extra.get("value_fn")
+        if value_fn is not None and extra.get("value_and_grad_fn") is None:
+            more = {name: extra[name] for name in inspect.signature(value_fn).parameters if name in extra}
+            bound = functools.partial(value_fn, **more)
+            extra |= {"value_fn": bound, "value_and_grad_fn": jax.value_and_grad(bound)}
+        return update(updates, state, params, **extra)
+
+    return completed
 
 
 def rule(factory: Callable[Given, Any]) -> Factory[Given, Rule]:

@@ -62,6 +62,17 @@ def add_scaled(a: Tree, scalar, b: Tree) -> Tree:
     return jax.tree.map(lambda x, y: x + _cast(_times(scalar, y, x), x), a, b)
 
 
+def stored(a: Tree) -> Tree:
+    """a as memory holds it: compilers keep more figures of a bfloat16 or float16 sum that is read at once than the sum itself has."""
+
+    def leaf(x):
+        x = jnp.asarray(x)
+        limits = jnp.finfo(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else None  # of x itself: float16 keeps its subnormal numbers
+        return lax.reduce_precision(x, limits.nexp, limits.nmant) if limits is not None and limits.bits < 32 else x
+
+    return jax.tree.map(leaf, a)
+
+
 def cast_like(a: Tree, like: Tree) -> Tree:
     """a, leaf by leaf in the dtype of ``like``."""
     return jax.tree.map(lambda x, y: jnp.asarray(x).astype(jnp.result_type(y)), a, like)
@@ -113,14 +124,17 @@ def norm(a: Tree) -> jax.Array:
 
 
 def _rescaled_norm(a: Tree) -> jax.Array:
-    dtype = dtype_of(a)
-    wide = [_widen(x).astype(dtype) for x in jax.tree.leaves(a)]
-    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x), initial=0) for x in wide], jnp.zeros((), dtype))
-    unit = power_of_two(largest)
+    dtype, unit = dtype_of(a), power_of_two(largest(a))
     # Held back: of numbers that XLA knows when it compiles it makes (x c)² into x² c², which overflows.
     inverse = 1 / unit
-    squares = [jnp.sum(jnp.square(lax.optimization_barrier(x * inverse))) for x in wide]
+    squares = [jnp.sum(jnp.square(lax.optimization_barrier(_widen(x).astype(dtype) * inverse))) for x in jax.tree.leaves(a)]
     return unit * _root(sum(squares, jnp.zeros((), dtype)))
+
+
+def largest(a: Tree) -> jax.Array:
+    """‖a‖_∞ over all leaves, NaN where one is; 0 for an empty tree."""
+    tops = [jnp.max(jnp.abs(_widen(x)), initial=0).astype(dtype_of(a)) for x in jax.tree.leaves(a)]
+    return functools.reduce(jnp.maximum, tops, jnp.zeros((), dtype_of(a)))
 
 
 def power_of_two(x: jax.Array) -> jax.Array:

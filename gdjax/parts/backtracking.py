@@ -34,7 +34,7 @@ class GradientStep(NamedTuple):
 
 def attempt(value_fn, h, theta, y, value, grad, evaluations) -> GradientStep:
     """The step of length h, evaluated."""
-    ahead = tree.add_scaled(y, -h, grad)
+    ahead = tree.stored(tree.add_scaled(y, -h, grad))
     return GradientStep(h, theta, y, value, grad, ahead, jnp.asarray(value_fn(ahead), h.dtype), evaluations + 1)
 
 

@@ -6,21 +6,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from gdjax import tree
 from gdjax.arguments import check_number
 
 
 def moved(params: tree.Tree, updates: tree.Tree) -> tree.Tree:
-    """params + updates, rounded as the loop's params will be: compilers keep more figures of a bfloat16 sum that is widened at once."""
+    """params + updates, rounded as the loop's params will be."""
+    return tree.stored(tree.add(params, updates))
 
-    def leaf(p, u):
-        x = jnp.asarray(p) + jnp.asarray(u).astype(jnp.result_type(p))
-        limits = jnp.finfo(x.dtype)  # of x itself: float16 keeps its subnormal numbers, which float32 reduced to that format would not
-        return lax.reduce_precision(x, limits.nexp, limits.nmant) if limits.bits < 32 else x
 
-    return jax.tree.map(leaf, params, updates)
+def landed(params: tree.Tree, target: tree.Tree) -> tuple[tree.Tree, tree.Tree]:
+    """(the updates toward a target, the point where the loop ends with them): in bfloat16 p + (x − p) may be far from x."""
+    updates = tree.stored(tree.subtract(target, params))
+    return updates, moved(params, updates)
 
 
 def toward(a: tree.Tree, share: Any, b: tree.Tree) -> tree.Tree:

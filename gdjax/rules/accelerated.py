@@ -13,6 +13,7 @@ from gdjax.arguments import check_number, check_offered
 from gdjax.linesearch import Conditions, first_step, search
 from gdjax.parts.backtracking import attempt, backtrack, fall
 from gdjax.parts.first_step import check_first_learning_rate
+from gdjax.parts.two_points import landed
 from gdjax.rule import rule
 from gdjax.typing import Grads, Number, Params
 
@@ -96,13 +97,13 @@ def accelerated(first_learning_rate=None, *, restart: Literal["gradient", "funct
         trial = jnp.where(promised > rounding, growth, 1).astype(h.dtype) * step.h
         theta = (1 + jnp.sqrt(1 + 4 * step.h * step.theta**2 / jnp.where(trial > 0, trial, 1))) / 2
         momentum, theta = tree.where(moved & ~jnp.asarray(uphill), ((step.theta - 1) / theta, theta), (0 * theta, 0 * theta + 1))
-        y = tree.add_scaled(x, momentum, tree.subtract(x, state.x))
-        there, slopes = value_and_grad_fn(y)
-        sound = jnp.isfinite(there) & tree.all_finite(slopes)
-        y, theta = tree.where(sound, (y, theta), (x, 0 * theta + 1))
-        there, slopes = lax.cond(sound, lambda: (there, slopes), lambda: value_and_grad_fn(x))
+        ahead = landed(params, tree.add_scaled(x, momentum, tree.subtract(x, state.x)))
+        there, slopes = value_and_grad_fn(ahead[1])
+        sound = jnp.isfinite(there) & tree.all_finite((ahead[1], slopes))
+        ((updates, y), theta) = tree.where(sound, (ahead, theta), (landed(params, x), 0 * theta + 1))
+        there, slopes = lax.cond(sound, lambda: (there, slopes), lambda: value_and_grad_fn(y))
         seen = jnp.asarray(there, f.dtype), tree.cast_like(slopes, state.grad), step.evaluations + jnp.where(sound, 1, 2)
-        return tree.subtract(y, params), AcceleratedState(*seen, jnp.where(moved, step.h, 0), x, lowest, trial, theta)
+        return updates, AcceleratedState(*seen, jnp.where(moved, step.h, 0), x, lowest, trial, theta)
 
     def eval_params(state, params):
         return state.x

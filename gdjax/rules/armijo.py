@@ -95,6 +95,6 @@ def armijo(sufficient: Number = SUFFICIENT, expansion: Number = 2.0, *, first_le
         count = jnp.where(found.accepted, state.step + 1, 0).astype(jnp.int32)
         past = tree.where(found.accepted, past, no_past(f.dtype))
         accepted = found.value, tree.cast_like(found.grad, state.grad), state.evaluations + found.evaluations, found.step
-        return tree.scale(found.step, d), ArmijoState(*accepted, count, past, fresh & ~found.accepted)
+        return found.updates, ArmijoState(*accepted, count, past, fresh & ~found.accepted)
 
     return init, update

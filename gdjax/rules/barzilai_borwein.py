@@ -114,6 +114,6 @@ def barzilai_borwein(
         pairs, past = tree.where(found.accepted, (tree.where(fresh, state.pairs, pairs), past), blank(f.dtype))
         evaluations, count, stuck = state.evaluations + found.evaluations, jnp.asarray(optax.safe_increment(state.step)), fresh & ~found.accepted
         new = BarzilaiBorweinState(found.value, found.grad, evaluations, found.step, count, grads, pairs, past, stuck)
-        return tree.scale(found.step, minus), new
+        return found.updates, new
 
     return init, update

@@ -51,8 +51,8 @@ def d_adaptation(
         coefficient: c > 0, a number, shape (): 2 as its authors do, 1 for a d that is proved to be a lower bound.
 
     Returns:
-        Rule: ``update`` needs the params. The steps of DAdaptSGD 3 of facebookresearch/dadaptation. The same path for any multiple of the loss (but for
-        the weight decay). A step at which the gradient is not finite is left out.
+        Rule: ``update`` needs the params. Without weight decay the steps of DAdaptSGD 3 of facebookresearch/dadaptation, and the same path for any multiple
+        of the loss; with it not theirs: here the decay is part of every gradient, in ‖g₀‖ and p too. A step whose gradient is not finite is left out.
 
     Raises:
         ValueError: a number out of its range or NaN; ``update`` without params.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
+from gdjax.parts.two_points import moved
 from gdjax.rule import rule
 from gdjax.typing import Grads
 
@@ -79,7 +80,7 @@ def exact_line_search(tolerance=None):
 
     def update(grads, state, params=None, *, value=None, value_and_grad_fn: Any = None, **extra):
         check_offered("exact_line_search", params=params, value=value, value_and_grad_fn=value_and_grad_fn)
-        norm, params = tree.norm(grads), tree.map(jnp.asarray, params)
+        grads, params, norm = tree.stored(grads), tree.map(jnp.asarray, params), tree.norm(grads)
         unit = tree.scale(1 / jnp.where(norm > 0, norm, 1), grads)
         bend = tree.vdot(unit, jax.jvp(lambda at: value_and_grad_fn(at)[1], (params,), (tree.cast_like(unit, params),))[1])
         blind = jnp.where(state.learning_rate > 0, 2 * state.learning_rate, 1e-2 / jnp.where(norm > 0, norm, 1))  # where φ is not convex
@@ -90,11 +91,13 @@ def exact_line_search(tolerance=None):
         epsilon = place**0.5 if tolerance is None else jnp.maximum(tolerance, 8 * place)
 
         def attempt(search):
-            there, towards = value_and_grad_fn(tree.add_scaled(params, -search.trial, grads))
-            return narrowed(search, there.astype(f.dtype), towards, tree.vdot(towards, unit) / norm, f, noise, epsilon)
+            ahead = moved(params, tree.stored(tree.scale(-search.trial, grads)))
+            there, towards = value_and_grad_fn(ahead)
+            slope = jnp.where(tree.all_finite(ahead), tree.vdot(towards, unit) / norm, jnp.nan)
+            return narrowed(search, there.astype(f.dtype), towards, slope, f, noise, epsilon)
 
         ended = jax.lax.while_loop(lambda search: ~search.found & (search.evaluations < TRIALS), attempt, begin)
-        return tree.scale(-ended.low[0], grads), ExactLineSearchState(ended.low[0], state.evaluations + ended.evaluations, *ended.seen)
+        return tree.stored(tree.scale(-ended.low[0], grads)), ExactLineSearchState(ended.low[0], state.evaluations + ended.evaluations, *ended.seen)
 
     return init, update
 

@@ -50,7 +50,8 @@ def lars(learning_rate, momentum: Number = 0.9, *, weight_decay=None, trust: Num
         With μ = 0 and no decay a step changes each leaf by exactly h η ‖w‖; the path does not depend on the scale of the loss. It comes to rest only as
         h goes to zero.
 
-    When to use it: networks trained in large batches.
+    When to use it: networks trained in large batches, with ``layers``: a bias or scale that begins near zero hardly moves where its steps are a share of its
+    norm.
 
     Example:
         >>> import gdjax, jax.numpy as jnp

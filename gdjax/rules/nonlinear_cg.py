@@ -103,6 +103,6 @@ def nonlinear_cg(beta: Beta = "hager_zhang", *, curvature: Number = 0.2, suffici
         momentum = tree.scale(jnp.where(goes_on, BETAS[beta](d, true, new, tree.subtract(new, true), jnp.where(goes_on, bend, 1)), 0), d)
         secant = jnp.where(goes_on, found.step * jnp.clip(over(-slope, bend), 1 / SECANT, SECANT), 0)
         accepted = found.value, new, state.evaluations + found.evaluations, found.step
-        return tree.scale(found.step, d), NonlinearCGState(*accepted, momentum, secant, slope, fresh & ~found.accepted)
+        return found.updates, NonlinearCGState(*accepted, momentum, secant, slope, fresh & ~found.accepted)
 
     return init, update

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
+from gdjax.parts import two_points
 from gdjax.rule import rule
 from gdjax.typing import Grads, Number, Params, Updates
 
@@ -89,8 +90,10 @@ def osgm(learning_rate, *, hyper_learning_rate: Number = 10.0, momentum: Number 
         f, norm, p = jnp.asarray(value, state.value.dtype), tree.norm(grads), state.scaling.number
         trial = tree.map(lambda p, g: -p * g, p, grads) if diagonal else tree.scale(-p, grads)
         trial = trial if momentum is None else tree.add_scaled(trial, state.momentum.number, state.moved)
-        there, slopes = value_and_grad_fn(tree.add(params, trial))
-        finite, inverse = jnp.isfinite(there) & tree.all_finite(slopes), 1 / jnp.where(norm > 0, norm, 1)
+        trial = tree.stored(trial)
+        ahead = two_points.moved(params, trial)
+        there, slopes = value_and_grad_fn(ahead)
+        finite, inverse = jnp.isfinite(there) & tree.all_finite((ahead, slopes)), 1 / jnp.where(norm > 0, norm, 1)
         better = finite & (there < f)
         nulls = jnp.where(better, 0, jnp.minimum(state.nulls + 1, PATIENCE)).astype(jnp.int32)
         learns, unit, turned = finite & (nulls < PATIENCE), tree.scale(inverse, grads), tree.scale(inverse, slopes)

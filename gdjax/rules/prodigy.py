@@ -53,7 +53,7 @@ def prodigy(
         beta3: β₃ in [0, 1), a number, shape (). None: √β₂.
         eps: ε ≥ 0, a number, shape (), in the units of the gradient.
         weight_decay: λ ≥ 0, a number, shape (): decoupled, as in AdamW. None: 0.
-        bias_correction: bool; Adam's, off as its authors have it: at the usual β it makes the first step 3.2 times smaller.
+        bias_correction: bool; Adam's, off as its authors have it, always on in optax. It makes first steps 3.2 times shorter: for losses with exp of params.
         safeguard_warmup: bool; for schedules that start near 0, which would spoil the weights of s.
         first_distance: d₀ > 0, a number, shape (), in units of params, far below the distance to the minimum. Below the mean of ε|x₀|, ε that of the params'
             precision (2⁻⁷ in bfloat16), steps are lost in rounding and d never grows: then d₀ is this mean.

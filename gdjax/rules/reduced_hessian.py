@@ -15,6 +15,8 @@ from gdjax.parts import subspace
 from gdjax.rule import rule
 from gdjax.typing import Grads, Number
 
+MEMORY, MOST = 9, 30  # vectors kept; params that are few enough for one each
+
 
 class ReducedHessianState(NamedTuple):
     """What ``reduced_hessian`` keeps between steps: m + 1 vectors like params, and scalars of the params' widest dtype."""
@@ -31,7 +33,7 @@ class ReducedHessianState(NamedTuple):
 
 
 @rule
-def reduced_hessian(memory: int = 9, *, sufficient: Number = SUFFICIENT, curvature=None):
+def reduced_hessian(memory: int | None = None, *, sufficient: Number = SUFFICIENT, curvature=None):
     """Quasi-Newton descent in m + 1 vectors: BFGS on the span of the last directions and the gradient. The default of ``minimize``.
 
         p = −H Z g,  d = Zᵀp             Z: m orthonormal vectors, H: m × m
@@ -41,7 +43,7 @@ def reduced_hessian(memory: int = 9, *, sufficient: Number = SUFFICIENT, curvatu
         Z ← Z without its oldest direction, once there are more than m
 
     Args:
-        memory: int ≥ 1, m. Vectors like params kept: m + 1, half of what L-BFGS keeps for m pairs (s, y).
+        memory: int ≥ 1, m. Vectors like params kept: m + 1, half of L-BFGS's for m pairs (s, y). None: one for each of up to 30 params, 9 for more.
         sufficient: c₁ in (0, 1), a number, shape ():  f(x + a d) ≤ f(x) + c₁ a gᵀd.
         curvature: c₂ in (c₁, 1), a number, shape ():  g⁺ᵀd ≥ c₂ gᵀd. None, as measured: 0.5 for at most m params, else 0.9.
 
@@ -55,7 +57,7 @@ def reduced_hessian(memory: int = 9, *, sufficient: Number = SUFFICIENT, curvatu
         f never rises beyond rounding. On a quadratic with an exact search the directions are conjugate, and n steps reach the minimum for any m ≥ 2.
         With more vectors than params (m ≥ n) it is BFGS: superlinear near a minimum with positive curvature, from any start where the loss is convex.
         With less no rate is proved for losses that are not quadratic, as for all limited-memory methods but restarted ones.
-        Measured (``python -m benchmarks minimize``), share of 59 CUTEst problems solved within 50/100/200/500/1000/2000 evaluations, in %:
+        Measured (``python -m benchmarks minimize``, m = 9), share of 59 CUTEst problems solved within 50/100/200/500/1000/2000 evaluations, in %:
         58/69/78/83/85/88; m = 3: 51/54/63/71/76/78; optax.lbfgs (m = 10) 44/53/69/80/83/86; SciPy L-BFGS-B 46/54/64/71/73/78.
 
     When to use it: smooth losses, full batch, without a learning rate. Losses over noisy batches break the differences it learns from.
@@ -73,13 +75,13 @@ def reduced_hessian(memory: int = 9, *, sufficient: Number = SUFFICIENT, curvatu
         a reflection in place of triangular factors, the scaling, and the curvature new directions begin with.
         Al-Baali, "Numerical experience with a class of self-scaling quasi-Newton algorithms", J. Optim. Theory Appl. 96, 1998 (τ).
     """
-    if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
-        raise ValueError(f"reduced_hessian: memory is {memory!r}; wanted an int ≥ 1: type reduced_hessian(9).")
+    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 1):
+        raise ValueError(f"reduced_hessian: memory is {memory!r}; wanted an int ≥ 1 or None: type reduced_hessian(9).")
     for name, number, wanted in (("sufficient", sufficient, 1e-4), ("curvature", curvature, 0.9)):
         check_number("reduced_hessian", name, number, low=0, high=1, open_low=True, open_high=True, wanted=f"0 < {name} < 1: type {name}={wanted}")
 
     def init(params):
-        model = subspace.blank(params, memory)
+        model = subspace.blank(params, MOST if memory is None and tree.size(params) <= MOST else memory or MEMORY)
         dtype, zeros = tree.dtype_of(params), jnp.zeros(model.inverse.shape[0], tree.dtype_of(params))
         nan = jnp.full((), jnp.nan, dtype)
         return ReducedHessianState(nan, tree.zeros_like(params), jnp.int32(0), nan, model, zeros, zeros, jnp.int32(0), jnp.bool_(False))
@@ -96,14 +98,14 @@ def reduced_hessian(memory: int = 9, *, sufficient: Number = SUFFICIENT, curvatu
         direction = tree.cast_like(subspace.combine(model.basis, weights), grads)
         initial = jnp.where(fresh, first_step(params, grads) * model.unit, 1)
         initial = jnp.where(state.stuck & (value == state.value), 0, initial)
-        flat = (0.5 if tree.size(params) <= memory else 0.9) if curvature is None else curvature
+        flat = (0.5 if tree.size(params) <= len(weights) else 0.9) if curvature is None else curvature
         found = search(value_and_grad_fn, params, direction, value, grads if grad is None else grad, initial, conditions=Conditions(sufficient, flat))
         latest = weights / jnp.maximum(subspace.length(weights), jnp.finfo(weights.dtype).tiny)
         model = model._replace(
             history=model.history.at[:, jnp.maximum(model.rank - 1, 0)].set(latest),
             scale=jnp.where(fresh, found.step, model.scale),
         )
-        return tree.scale(found.step, direction), ReducedHessianState(
+        return found.updates, ReducedHessianState(
             value=found.value,
             grad=tree.cast_like(found.grad, state.grad),
             evaluations=state.evaluations + found.evaluations,

@@ -27,7 +27,7 @@ def sgd(learning_rate, momentum=None, *, dampening=None, weight_decay=None, nest
     """Stochastic gradient descent with momentum: the steps of ``torch.optim.SGD``, one for one.
 
         g ← g + λ x              with weight decay; −g first, to maximize
-        v ← μ v + (1 − τ) g      with momentum; v = g at the first step
+        v ← μ v + (1 − τ) g      with momentum; v = g at the first step, and where μ = 0
         x ← x − h d              d = v,  or g + μ v with Nesterov momentum,  or g without momentum
 
     With ``ema`` v is a moving average instead, from 0:  v ← μ v + (1 − μ) g,  d = v or (1 − μ) g + μ v.
@@ -94,7 +94,7 @@ def sgd(learning_rate, momentum=None, *, dampening=None, weight_decay=None, nest
             return tree.add_scaled(tree.scale(1 - mu, grads), mu, velocity)
         if dampening is None:
             return tree.add_scaled(grads, mu, velocity)
-        share = jnp.where(step == 0, 1, 1 - value_at(dampening, step))
+        share = jnp.where((step == 0) | (mu == 0), 1, 1 - value_at(dampening, step))
         return tree.add_scaled(tree.scale(share, grads), mu, velocity)
 
     def update(grads, state, params=None, **extra):

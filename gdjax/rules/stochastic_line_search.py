@@ -6,16 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
 from gdjax.parts.masks import check_whole
+from gdjax.parts.shrinking import TRIALS, shrinking
 from gdjax.parts.value_steps import check_growth, check_max_learning_rate, growth_of_a_step
 from gdjax.rule import rule
 from gdjax.typing import Number
-
-TRIALS = 100  # of one search, as in the authors' code
 
 
 class StochasticLineSearchState(NamedTuple):
@@ -26,14 +24,6 @@ class StochasticLineSearchState(NamedTuple):
     evaluations: jax.Array  # int32, shape (): of values, in all searches
 
 
-class _Search(NamedTuple):
-    step: Any  # the last trial
-    next: Any  # the next one
-    sound: Any  # bool: the loss was finite at the last
-    accepted: Any  # bool
-    trials: Any  # int32
-
-
 @rule
 def stochastic_line_search(
     sufficient: Any = 0.1, *, shrink: Number = 0.9, growth: Number = 2.0, first_learning_rate: Number = 1.0, max_learning_rate=None, steps_per_epoch=None
@@ -42,8 +32,9 @@ def stochastic_line_search(
 
         x ← x − a g,  f(x₊) ≤ f(x) − c a‖g‖²,  a the first such of a₀, βa₀, β²a₀, ...,  a₀ = min{γ^{b/n} a₋, a_max}
 
-    with the loss f and the gradient g of a batch of b out of n examples. A trial where the loss is not finite is followed by a tenth of it. A search that
-    finds nothing (100 trials; a decrease below rounding) moves nothing, and the next begins where this one did, or where it ran out of trials.
+    with the loss f and the gradient g of a batch of b out of n examples. A trial where the loss is not finite is followed by a tenth of it. Where rounding
+    hides the decrease the slope decides: ⟨g₊, g⟩ ≥ (2c − 1)‖g‖², the same on a quadratic. A search that finds nothing (100 trials; trials that move no entry)
+    moves nothing, and the next begins where this one did, or where it ran out of trials.
 
     Args:
         sufficient: c in (0, 1), a number, shape (); 0.1 by Vaswani et al., 1/2 or more for the bounds.
@@ -61,8 +52,8 @@ def stochastic_line_search(
         ValueError: a mask hides some of the params; a number out of its range or NaN; ``update`` without what it needs.
 
     Guarantee:
-        The loss of the batch never rises in its step. L-smooth losses of batches: a ≥ m = min{a₋ at first, 2β(1 − c)/L, a_max}, unless the trials run out
-        (once for each factor of 1/β¹⁰⁰ by which a₋ is too long at first). Convex too, one x⋆ at the
+        The loss of the batch never rises in its step, but for rounding. L-smooth losses of batches: a ≥ m = min{a₋ at first, 2β(1 − c)/L, a_max}, unless
+        the trials run out (once for each factor of 1/β¹⁰⁰ by which a₋ is too long at first). Convex too, one x⋆ at the
         minimum f⁺ of every batch, c ≥ 1/2:  ‖x₊ − x⋆‖² ≤ ‖x − x⋆‖² − (2 − 1/c) a (f − f⁺), so no step leads away from x⋆; and over N steps the
         mean of f − f⁺ is at most R²/((2 − 1/c)mN), R = ‖x₀ − x⋆‖: the rate of gradient descent, with no lower bound known. Curvature at least μ: a factor
         of 1 − μm in ‖x − x⋆‖² a step.
@@ -91,30 +82,14 @@ def stochastic_line_search(
         zero = jnp.zeros((), tree.dtype_of(params))
         return StochasticLineSearchState(zero, jnp.asarray(first_learning_rate, zero.dtype), jnp.zeros((), jnp.int32))
 
-    def search(value_fn, params, grads, value, first):
-        f, norm = jnp.asarray(value, first.dtype), tree.norm(grads)
-        rounding = jnp.finfo(jnp.result_type(value)).eps * jnp.abs(f) / 8
-
-        def going_on(now):
-            return ~now.accepted & (now.trials < TRIALS) & (sufficient * now.next * norm * norm > rounding)
-
-        def trial(now):
-            there = jnp.asarray(value_fn(tree.add_scaled(params, -now.next, grads)), f.dtype)
-            enough = there - f <= -sufficient * now.next * norm * norm  # as a difference, which rounding cannot make true
-            sound = jnp.isfinite(there)
-            return _Search(now.next, (jnp.where(sound, shrink, 0.1) * now.next).astype(f.dtype), sound, enough, now.trials + 1)
-
-        first = jnp.where(jnp.isfinite(f) & jnp.isfinite(norm), first, 0)
-        return lax.while_loop(going_on, trial, _Search(first, first, jnp.bool_(False), jnp.bool_(False), jnp.int32(0)))
-
     def update(grads, state, params=None, *, value: Any = None, value_fn: Any = None, indices=None, num_examples=None, **extra):
         check_offered("stochastic_line_search", params=params, value=value, value_fn=value_fn)
         check_whole("stochastic_line_search", params, "let it take all, or put a rule that evaluates nothing under the mask, as gdjax.sgd(0.1)")
         first = growth_of_a_step(growth, steps_per_epoch, indices, num_examples) * state.last
         first = first if max_learning_rate is None else jnp.minimum(first, max_learning_rate)
-        found = search(value_fn, params, grads, value, first.astype(state.last.dtype))
+        found = shrinking(value_fn, params, grads, value, first.astype(state.last.dtype), sufficient, shrink)
         spent = found.sound & (found.trials == TRIALS)
         a, last = jnp.where(found.accepted, found.step, 0), jnp.where(found.accepted | spent, found.step, state.last)
-        return tree.scale(-a, grads), StochasticLineSearchState(a, last, state.evaluations + found.trials)
+        return tree.stored(tree.scale(-a, grads)), StochasticLineSearchState(a, last, state.evaluations + found.trials)
 
     return init, update

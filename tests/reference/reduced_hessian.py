@@ -5,9 +5,10 @@ import math
 import numpy as np
 
 
-def cubic_minimiser(a, b):
-    """Of the cubic through two (step, value, slope); NaN if there is none."""
+def cubic_minimiser(a, b, rounding):
+    """Of the cubic through two (step, value, slope); NaN if there is none. Of values that are equal but for rounding the parabola's with these slopes."""
     width = b[0] - a[0]
+    b = (b[0], a[1] + width * (a[2] + b[2]) / 2, b[2]) if abs(b[1] - a[1]) <= rounding else b
     z = a[2] + b[2] - 3 * (b[1] - a[1]) / width
     if z * z < a[2] * b[2]:
         return math.nan
@@ -36,7 +37,7 @@ def weak_wolfe(oracle, x, d, a, sufficient, curvature):
             a = min(max(longer, 2 * a), 100 * a)
             continue
         width = high[0] - low[0]
-        best = cubic_minimiser(low, high)
+        best = cubic_minimiser(low, high, rounding)
         best = best if np.isfinite(best) else low[0] + width / 2
         best = min(max(best, low[0] + 0.1 * width), low[0] + (0.9 if low[0] else 0.8) * width)
         a = low[0] + width / 2 if count >= 8 else best

@@ -27,22 +27,23 @@ def search(oracle, x, d, f, g, trial, reference=None, sufficient=1e-4, curvature
             ahead = trial + (trial - before[0]) * -rise / (rise - before[2]) if rise > before[2] else math.inf
             ahead = min(max(ahead, 2 * trial), expansion * trial)
         else:
-            ahead = between(low, high, count)
+            ahead = between(low, high, count, slack)
         if count == most or (high is not None and high[0] - low[0] <= 4 * EPSILON * high[0]) or not ahead > 0:
             if low[0] == 0:
                 return None, count
             if low[0] == trial:
                 return (trial, value, there), count
             ahead, fallback = low[0], True
-        elif low[0] == 0 and ahead * abs(slope) <= 0.1 * EPSILON * abs(f):
+        elif np.array_equal(x + trial * d, x):
             return None, count
         trial = ahead
 
 
-def between(low, high, count):
-    """The minimiser of the cubic, else of the parabola, else the middle."""
+def between(low, high, count, slack):
+    """The minimiser of the cubic, else of the parabola, else the middle; by the slopes alone where the values are equal but for rounding."""
     (a, f, s), (b, fb, sb) = low, high
     w = b - a
+    fb = f + w * (s + sb) / 2 if abs(fb - f) <= slack else fb
     if not (np.isfinite(fb) and np.isfinite(sb)):
         return a + (0.1 if a == 0 else 0.5) * w
     z = s + sb - 3 * (fb - f) / w
