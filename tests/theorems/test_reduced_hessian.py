@@ -156,5 +156,5 @@ def test_moves_along_the_updates_of_a_chain_if_they_lead_down():
 
 def test_memory_must_be_a_number_of_vectors():
     for wrong in (0, -1, 2.5, True, "nine"):
-        with pytest.raises(ValueError, match=r"reduced_hessian: memory is .*; wanted an int ≥ 1: type"):
+        with pytest.raises(ValueError, match=r"reduced_hessian: memory is .*; wanted an int ≥ 1 or None: type"):
             gdjax.reduced_hessian(wrong)
