@@ -59,8 +59,8 @@ def fit(
             makes of a row: linear models in parts of about a core's cache, on all cores at once; networks in blocks one after another, in little memory; rows
             spread over devices where they are; on an accelerator, blocks as large as its memory allows. An int blocks either (for an opaque mean you vouch
             that it is one); None never.
-        stop: a stopping rule, asked at the end of every epoch. For full batches it is asked at every step and defaults to ``stop.stationary``, as in
-            ``minimize``.
+        stop: a stopping rule, asked at the end of every epoch (a warning says where none ends). For full batches it is asked at every step and defaults to
+            ``stop.stationary``, as in ``minimize``.
         history: of "value", "grad_norm", "learning_rate", "evaluations", "validation" (full batches: see ``minimize``). With ``validation`` data their loss
             is recorded whether it is named or not.
         record_every: steps between records; the value recorded is the mean since the last one. None: once an epoch.
@@ -127,11 +127,24 @@ def fit(
     asked = mini_batch.Options(total, epochs, per_epoch, shuffle, record_every or 0, patience or 0, tuple(callbacks), checkpoint, progress, setting)
     check.check_stop_kind(stop)
     rule = default_rule(total) if rule is None else as_rule(rule)
+    stepping.check_rate(plan.names, rule, params)
+    return _mini_batches(inside, plan, asked, rule, params, data, key, model_state, stop, validation, resume)
+
+
+def _mini_batches(inside, plan, asked, rule, params, data, key, model_state, stop, validation, resume) -> Result:
+    """A run of batches, in memory or from a stream."""
     offered = {} if resume is None else batches.offered_at_start(plan, rule, data, key)
-    draws = stochastic or plan.source == "rows"
-    resume = check.check_resume(resume, mini_batch.Resumable, params, rule, stop, params if plan.keep_best else (), key, draws, offered, setting)
-    check.check_not_past(resume, epochs, total)
-    return (traced_batches.run if inside else mini_batch.on_host)(plan, asked, rule, params, data, key, model_state, stop, validation, resume)
+    draws = plan.objective.stochastic or plan.source == "rows"
+    resume = check.check_resume(resume, mini_batch.Resumable, params, rule, stop, params if plan.keep_best else (), key, draws, offered, asked.setting)
+    check.check_not_past(resume, asked.epochs, asked.steps)
+    if inside:
+        return traced_batches.run(plan, asked, rule, params, data, key, model_state, stop, validation, resume)
+    if asked.per_epoch is not None:
+        check.warn_of_no_epoch(asked.steps, asked.per_epoch, asked.patience, stop)
+    result = mini_batch.on_host(plan, asked, rule, params, data, key, model_state, stop, validation, resume)
+    if asked.per_epoch is None and int(result.state.progress.epochs) == 0:
+        check.warn_of_no_epoch(int(result.steps), None, asked.patience, stop)
+    return result
 
 
 def _plan(objective, history, batch_size, count, shuffled, keep, validation, records) -> batches.Plan:
@@ -160,6 +173,7 @@ def _full_batch(inside, rule, data, steps, stop, history, record_every, progress
     names = check.recorded(history, (*deterministic.HISTORY, "validation"), services.validation)
     check_count("max_steps", steps, 0)
     rule = default_full_batch_rule() if rule is None else as_rule(rule)
+    stepping.check_rate(names, rule, params)
     stop = check.stopping_rule(None, stop, params)
     resume = check.check_resume(resume, full_batch.Resumable, params, rule, stop, params if services.keep_best else (), key, objective.stochastic)
     check.check_not_past(resume, None, int(steps))

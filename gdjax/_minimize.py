@@ -8,6 +8,7 @@ from typing import Any
 from gdjax.checks import check_callable, check_flag
 from gdjax.loop import full_batch, host, traced
 from gdjax.loop.options import check_arrays, check_no_host, check_options, check_resume, stopping_rule
+from gdjax.loop.step import check_rate
 from gdjax.objective import FiniteSum, Objective, check_params
 from gdjax.result import Result
 from gdjax.rule import as_rule
@@ -73,7 +74,8 @@ def minimize(
         raise ValueError(f"args has {len(args)} entries and fun is a finite_sum, which takes one, its data: type args=((X, y),).")
     args = check_arrays("args", args)
     stop = stopping_rule(tol, stop, params)
-    check_resume(resume, full_batch.Resumable, params, rule, stop)
+    check_rate(history, rule, params)
+    resume = check_resume(resume, full_batch.Resumable, params, rule, stop)
     run: dict[str, Any] = dict(
         objective=objective,
         rule=rule,

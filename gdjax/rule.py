@@ -169,6 +169,15 @@ def argument_of(rule: Rule, name: str) -> Any:
     return found if found is not None else next((x for x in (argument_of(inner, name) for inner in rules_within(rule)) if x is not None), None)
 
 
+def hides_arguments(rule: Rule) -> bool:
+    """Whether a rule is made of nothing but optax transformations that were made without ``gdjax.rule``, whose numbers nobody can see."""
+    if rule.factory is fixed:
+        return True
+    is_made = lambda x: isinstance(x, optax.GradientTransformation)  # noqa: E731
+    made = [x for x in jax.tree.leaves(rule.arguments, is_leaf=is_made) if is_made(x)]
+    return bool(made) and all(hides_arguments(x) if isinstance(x, Rule) else True for x in made)
+
+
 def needs_examples(rule: Rule) -> bool:
     """Whether a rule, or one within, corrects the gradient of a batch by what it knows of its examples: ``update`` names ``examples``."""
     return "examples" in inspect.signature(rule._made().update).parameters or any(map(needs_examples, rules_within(rule)))

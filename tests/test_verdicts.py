@@ -147,7 +147,7 @@ CASES = [
     case("NaN when log crosses 0", lambda x: 10 * x - jnp.log(x), 2.0, gd(0.05), NONFINITE, says="edge of its domain"),
     case("NaN at the second step", jnp.log, 1.0, gd(0.3), NONFINITE, says="log", steps=2),
     case("NaN gradient, finite loss", root, 0.25, gd(0.25), NONFINITE, steps=0, params=0.25),
-    case("overflow of x⁴", lambda x: x**4, 10.0, gd(1.0), DIVERGED, says="Lower the learning rate"),
+    case("overflow of x⁴", lambda x: x**4, 10.0, gd(1.0), DIVERGED, says=BEYOND),
     case("overflow of exp x²", lambda x: jnp.exp(x * x), 3.0, gd(1.0), DIVERGED, steps=0, params=3.0),
     case("logistic tail", separable, jnp.asarray([0.1, -0.2]), gd(0.5), MAX_STEPS, tol=1e-6, says_not="times smaller"),
     case("1/x tail", lambda x: 1 / x, 1.0, gd(0.1), MAX_STEPS, tol=1e-6, says="still falling", says_not="times smaller"),
@@ -157,7 +157,7 @@ CASES = [
     case("-x²", lambda x: -(x**2), 1.5, gd(0.1), DIVERGED, says=DOWN, says_not="Lower the learning"),
     case("3 - (x - 1)²", lambda x: 3 - (x - 1) ** 2, 1.5, gd(0.1), DIVERGED, says=DOWN),
     case("-exp x", lambda x: -jnp.exp(x), 0.3, gd(0.1), DIVERGED, says=DOWN),
-    case("linear", lambda x: 2 * x + 1, 0.3, gd(0.1), MAX_STEPS, says="still falling"),
+    case("linear", lambda x: 2 * x + 1, 0.3, gd(0.1), MAX_STEPS, says="falls without bound.*Check its sign"),
     case("float32 floor", least_squares, X6, gd(1 / LARGEST), STALLED, tol=0.0, max_steps=30000, says="float64", says_not="times smaller"),
     case("float32 floor, logistic", logistic, X6, gd(4 / LARGEST), STALLED, tol=0.0, max_steps=30000, says="float64"),
     case("float32 floor, default rule", least_squares, X6, None, STALLED, tol=0.0, says="float64"),
@@ -401,7 +401,7 @@ def test_mini_batches_diverge(rate):
     result = fit(gd(rate))
     assert result.status is DIVERGED
     assert all_finite(result.params)
-    assert "Lower the learning rate" in result.message
+    assert re.search("learning rate was too large: .* Try ", result.message), result.message
 
 
 def test_mini_batches_without_a_minimum():

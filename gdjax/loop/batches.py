@@ -33,8 +33,8 @@ class Plan(NamedTuple):
 
     @property
     def weighs(self) -> bool:
-        """Whether the batches of an epoch may count differently, by their rows."""
-        return self.objective.is_sum and (self.source == "stream" or self.count % self.batch_size != 0)
+        """Whether the last batch of an epoch in memory counts less than the others, by its rows."""
+        return self.source != "stream" and self.objective.is_sum and self.count % self.batch_size != 0
 
 
 class Numbers(NamedTuple):

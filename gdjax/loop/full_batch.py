@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from gdjax import stop as stopping, tree
-from gdjax.loop import deterministic, host, one_kernel, step as stepping
+from gdjax.loop import deterministic, hindsight, host, one_kernel, step as stepping
 from gdjax.loop.deterministic import Progress, Resumable, Run, Verdict
 from gdjax.loop.epochs import AFTER_STOPS, NO_SERVICES, Services, best_point, look_at, unwatched
 from gdjax.loop.setting import without_key
@@ -79,6 +79,7 @@ class _Driver:
         self.history = _History(names, record_every, resume, self.step, self.at.seen.initial_value.dtype)
         self.capacity = SMALLEST if services.any else capacity_for((max_steps - self.step) // record_every + 2)
         work = 10 * tree.size(self.at.state.params) + sum(getattr(x, "size", 1) for x in jax.tree.leaves(self.batch))
+        self.began = (params, model_state), work
         self.compact = one_kernel.possible(self.at, self.batch)
         self.plain = self.compact and 10 * work < one_kernel.PLAIN_BELOW
 
@@ -187,7 +188,11 @@ class _Driver:
 
     def _result(self, run: Run) -> Result:
         made = finish(run, self.objective, self.rule, self.batch, self._resumable(run.progress), reasons(self.stop))
-        self.made = compared(made, self.services, self.watched, self.objective, self.batch) if self.services.watches else made
+        made = compared(made, self.services, self.watched, self.objective, self.batch) if self.services.watches else made
+        broke = self.held_out is not None and self.told > 0 and not np.isfinite(float(self.watched.validation))
+        made = hindsight.told(made, validation_broke=np.int32(self.told)) if broke else made
+        made = hindsight.of_inputs(made, {"args" if self.objective.splat else "data": self.batch, "validation": self.held_out})
+        self.made = hindsight.on_batch(made, *self.began, self.objective, self.batch, self.at.state.key)
         return self.made
 
 
@@ -285,8 +290,8 @@ def finish(run: Run, objective, rule, batch, resumable: Resumable, reasons: tupl
         reason=run.reason,
         distance=run.evidence.distance,
         decrease=run.evidence.decrease,
-        signal=run.evidence.signal,
-        curvature=run.evidence.curvature,
+        grad_above_rounding=run.evidence.signal,
+        curvature_along=run.evidence.curvature,
     )
     return Result(
         params=params,

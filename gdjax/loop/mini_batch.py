@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax import tree
-from gdjax.loop import host, one_kernel, step as stepping, stochastic
+from gdjax.loop import hindsight, host, one_kernel, step as stepping, stochastic
 from gdjax.loop.batches import Numbers, Plan, fetch
 from gdjax.loop.feeds import UNKNOWN, Arrays, Block, Streams
 from gdjax.loop.full_batch import capacity_for, pick, raise_not_finite
@@ -109,7 +109,7 @@ def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, 
     work = 10 * tree.size(params) + 20 * plan.batch_size * sum(np.prod(x.shape[1:]) for x in ([] if plan.source == "stream" else jax.tree.leaves(data)))
     compact = one_kernel.possible(progress, () if plan.source == "stream" else data)
     plan = plan._replace(compact=compact, plain=compact and plan.source != "stream" and bool(work < one_kernel.PLAIN_BELOW))
-    driver = _Driver(plan, options, rule, data, stop, validation, resume, progress, again)
+    driver = _Driver(plan, options, rule, data, stop, validation, resume, progress, again, ((params, model_state), work))
     limits = [float(limit) for m in (stop.members() if stop else ()) if (limit := m.build().seconds) is not None]
     total = driver.last if driver.last < UNKNOWN else None
     with host.Watch(total, options.progress, min(limits, default=None), driver.step, driver.so_far) as watch:
@@ -130,7 +130,8 @@ class _Kept(NamedTuple):
 class _Driver:
     """The segments of one run."""
 
-    def __init__(self, plan, options, rule, data, stop, validation, resume, progress, again):
+    def __init__(self, plan, options, rule, data, stop, validation, resume, progress, again, began):
+        self.began, self.block = began, None  # where the run began and what its steps touch; the data of the last segment
         self.again, self.kept = again, []  # ``again`` makes the first progress anew
         self.copy_due = time.monotonic() + COPY_AFTER
         self.plan, self.options, self.rule, self.stop, self.validation = plan, options, rule, stop, validation
@@ -150,7 +151,7 @@ class _Driver:
 
     def segment(self, watch) -> None:
         """One compiled segment and what follows from it."""
-        block = self.source.at(self.step, self.progress.epoch_start, self.last)
+        block = self.block = self.source.at(self.step, self.progress.epoch_start, self.last)
         reach = self._reach(block, watch)
         self._keep(block)
         run, seen = self._recorded(self.plan, self.progress, block, reach)
@@ -302,7 +303,8 @@ class _Driver:
             history = {name: np.append(column, last[name]) for name, column in history.items()}
         code, reason = np.int32(self.code), np.int32(self.reason)
         verdict = jax.device_get(judged(self.progress)) if self.judged is None or self.code in (Status.NONFINITE, Status.DIVERGED) else self.judged
-        return finish(self.plan, looked, verdict, self.evaluations, code, reason, self.aux, self.rule, history, state, self._reasons())
+        result = finish(self.plan, looked, verdict, self.evaluations, code, reason, self.aux, self.rule, history, state, self._reasons())
+        return hindsight.on_batches(result, self.plan, *self.began, self.block, self.validation, self.progress.state.key)
 
 
 def _host_copy(progress):
@@ -374,7 +376,9 @@ def finish(plan: Plan, progress: Progress, verdict, evaluations, code, reason, a
         aux=aux,
         rule=rule,
         model_state=model_state,
-        diagnosis=Diagnosis(progress.initial_value, progress.initial_grad_norm, progress.learning_rate, nan, reason),
+        diagnosis=Diagnosis(
+            progress.initial_value, progress.initial_grad_norm, progress.learning_rate, nan, reason, stochastic.validation_broke(plan, progress)
+        ),
         best_step=best_step,
         best_validation=best_validation,
         kind="mini-batches",

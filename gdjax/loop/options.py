@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -119,6 +120,24 @@ def check_stop_kind(stop) -> None:
             f"stop has {named[0]!r} with mini-batches, whose gradients do not vanish at a minimum; "
             "wanted a rule about the loss: type stop=gdjax.stop.plateau(10), patience=10, or batch_size=None."
         )
+
+
+def warn_of_no_epoch(steps: int, per_epoch: int | None, patience, stop) -> None:
+    """A warning where what is asked at the end of every epoch is never asked; ``per_epoch`` is None for a stream that has not ended."""
+    asked = ["patience"] if patience else []
+    asked += ["stop"] if stop is not None and any(member.build().seconds is None for member in stop.members()) else []
+    if not asked or (per_epoch is not None and steps >= per_epoch):
+        return
+    epoch = "the stream had not ended then" if per_epoch is None else f"an epoch has {per_epoch}"
+    mend = (
+        "let it end after as many batches as there should be between two looks, as itertools.islice(batches, 1000) does"
+        if per_epoch is None
+        else f"type steps={10 * per_epoch} or epochs=10"
+    )
+    warnings.warn(
+        f"No epoch ended in {steps} steps ({epoch}), so {' and '.join(asked)}, asked at the end of every epoch, had no say; {mend}, or leave them out.",
+        stacklevel=4,
+    )
 
 
 def check_pure(stop, stream, callbacks, checkpoint, progress) -> None:

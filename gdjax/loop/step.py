@@ -11,10 +11,11 @@ import numpy as np
 import optax
 
 from gdjax import tree
+from gdjax.arguments import short
 from gdjax.data.streams import Stacks
 from gdjax.loop import lanes
 from gdjax.objective import Evaluation, Objective, check_chunk_size, check_params
-from gdjax.rule import Rule, argument_of, as_rule
+from gdjax.rule import Rule, argument_of, as_rule, hides_arguments
 from gdjax.typing import Batch, ChunkSize, Key, LossFn, ModelState, Params, RuleState, Transformation
 
 
@@ -271,15 +272,45 @@ def _own_evaluations(before: RuleState, after: RuleState, calls: int):
     return jnp.int32(calls)
 
 
+def _within(rule_state, kept) -> list[Any]:
+    """The states of one kind in a rule's state."""
+    return [state for state in jax.tree.leaves(rule_state, is_leaf=kept) if kept(state)]
+
+
+def _rate(rule: Rule, rule_state) -> Any:
+    """Where a learning rate is to be read: a number in the state, or an argument, which may be a schedule; or None."""
+    injected = [state.hyperparams for state in _within(rule_state, lambda x: hasattr(x, "hyperparams"))]
+    kept = next((numbers["learning_rate"] for numbers in injected if "learning_rate" in numbers), None)
+    kept = _field(rule_state, "learning_rate") if kept is None else kept
+    return kept if kept is not None and jnp.ndim(kept) == 0 else argument_of(rule, "learning_rate")
+
+
+def _steps_of_schedules(rule_state) -> Any:
+    """The count that schedules are asked at; or None."""
+    counts = [state.count for state in _within(rule_state, lambda x: isinstance(x, optax.ScaleByScheduleState))]
+    counts = counts if len(counts) == 1 else [_field(rule_state, "step"), _field(rule_state, "count")]
+    return next((count for count in counts if count is not None), None)
+
+
+def check_rate(history: tuple[str, ...], rule: Rule, params: Params) -> None:
+    """An error where a learning rate is to be recorded that cannot be read, since the rule was made without us."""
+    if "learning_rate" not in history or not hides_arguments(rule) or rule.init_takes_more:
+        return
+    if _rate(rule, jax.eval_shape(rule.init, params)) is None:
+        raise ValueError(
+            f'history names "learning_rate", which cannot be read from {short(rule)}: optax keeps it to itself. Wanted a rule that shows it: '
+            'type gdjax.rule(optax.adam)(1e-3), or optax.inject_hyperparams(optax.adam)(learning_rate=1e-3), or leave "learning_rate" out.'
+        )
+
+
 def learning_rate(rule: Rule, before: RuleState, after: RuleState, back: int = 0):
     """The learning rate of the step taken ``back`` steps before the state ``before``.
 
-    From the new state if the rule keeps it there, else from its arguments; NaN where it has none.
+    From the new state if the rule keeps it there, ``optax.inject_hyperparams`` included, else from its arguments; NaN where it has none.
     """
-    kept = _field(after, "learning_rate")
-    given = kept if kept is not None and jnp.ndim(kept) == 0 else argument_of(rule, "learning_rate")
+    given = _rate(rule, after)
     if callable(given):
-        count = next((c for c in (_field(before, "step"), _field(before, "count")) if c is not None), None)
+        count = _steps_of_schedules(before)
         given = jnp.nan if count is None else given(count - back)
     number: Any = jnp.nan if given is None else given
     number = np.nan if np.ndim(number) else number

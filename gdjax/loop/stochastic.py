@@ -27,7 +27,7 @@ class Tally(NamedTuple):
     """Sums over the steps since the last boundary, scalars of shape ()."""
 
     total: Any  # Σ value
-    count: Any  # in batches; a batch of which only a share of the rows counts is that share of one
+    count: Any  # in batches, of which one counts as the share of its rows that count; for streams in rows
 
 
 class Best(NamedTuple):
@@ -185,7 +185,12 @@ def _steps(plan: Plan, rule, run: Run, data, rows, numbers, boundary, span=None)
     turns = plan.spans and Turns(plan.spans.longest, None if span is None else lambda turn: span[0] + turn < span[1])
     condition, body, carry, back = turned.stored(below(limit), step, inner, progress.state.params, plan.batch_size)
     inner = back(bounded_while(condition, body, carry, turns, rule, 0 if plan.compact else None))
-    return _after_steps(plan, rule, run, inner, most)
+    return _after_steps(plan, rule, run, inner, most, _rows(plan, data))
+
+
+def _rows(plan: Plan, data) -> int:
+    """What a batch counts: its rows in a stream, whose batches may be of any length; else 1."""
+    return jnp.shape(jax.tree.leaves(data)[0])[1] if plan.source == "stream" else 1
 
 
 def _norm_of_batch(plan: Plan, data, rows, numbers, rule, progress: Progress):
@@ -195,14 +200,14 @@ def _norm_of_batch(plan: Plan, data, rows, numbers, rule, progress: Progress):
     return tree.norm(lie(seen.grads)).astype(progress.value.dtype)
 
 
-def _after_steps(plan: Plan, rule, run: Run, inner: Inner, most) -> Run:
+def _after_steps(plan: Plan, rule, run: Run, inner: Inner, most, rows: int) -> Run:
     progress = run.progress
     broken = jnp.where(jnp.abs(inner.value) > most, Status.DIVERGED, Status.NONFINITE)
     # At the very first batch nothing has grown yet: an infinite loss there is a bad start.
     broken = jnp.where(progress.state.step == 0, Status.NONFINITE, broken)
     done = progress._replace(
         state=inner.state,
-        epoch=_counted(plan, progress, inner.state, inner.epoch),
+        epoch=_counted(plan, progress, inner.state, inner.epoch, rows),
         record=inner.record,
         initial_value=jnp.where(progress.state.step == 0, inner.value, progress.initial_value),
         grad_norm=inner.grad_norm,
@@ -213,9 +218,10 @@ def _after_steps(plan: Plan, rule, run: Run, inner: Inner, most) -> Run:
     return _stepped_back(plan, run, done, inner) if plan.guard else run._replace(progress=done)
 
 
-def _counted(plan: Plan, progress: Progress, state, epoch: Tally) -> Tally:
-    dtype = progress.value.dtype
-    return epoch if plan.weighs else epoch._replace(count=(state.step - progress.epoch_start).astype(dtype))
+def _counted(plan: Plan, progress: Progress, state, epoch: Tally, rows: int = 1) -> Tally:
+    """The epoch's sum with what has been counted since the span began; in the loop this is done only where batches weigh differently."""
+    made = rows * (state.step - progress.state.step).astype(progress.value.dtype)
+    return epoch if plan.weighs else epoch._replace(count=progress.epoch.count + made)
 
 
 def _stepped_back(plan: Plan, run: Run, done: Progress, inner: Inner) -> Run:
@@ -253,14 +259,21 @@ def _one_step(plan: Plan, data, rows, numbers, most, rule, inner: Inner, norm_he
     if plan.guard:
         here = without_tables((state, inner.epoch, inner.record, inner.grad_norm))
         before = turned.apply(functools.partial(tree.where, sound), here, before, state.params, plan.batch_size)
-    return Inner(new, *_tallied(plan, inner, batch, weights, value, sound), value, sound, grad_norm, seen.aux, before)
+    return Inner(new, *_tallied(plan, inner, _share(plan, batch, weights, value.dtype), value, sound), value, sound, grad_norm, seen.aux, before)
 
 
-def _tallied(plan: Plan, inner: Inner, batch, weights, value, sound) -> tuple[Tally, Any]:
+def _share(plan: Plan, batch, weights, dtype) -> Any:
+    """What a batch counts, as in ``Tally``; None for 1."""
+    if plan.source == "stream":
+        return jnp.asarray(leading(batch), dtype)
+    return jnp.mean(weights.astype(dtype)) if plan.weighs else None
+
+
+def _tallied(plan: Plan, inner: Inner, share, value, sound) -> tuple[Tally, Any]:
     """The sums with a batch in them."""
-    share = None if not plan.weighs else jnp.asarray(leading(batch), value.dtype) if weights is None else jnp.mean(weights.astype(value.dtype))
     kept = jnp.where(sound, value, 0)
-    epoch = Tally(inner.epoch.total + (kept if share is None else share * kept), inner.epoch.count if share is None else inner.epoch.count + share * sound)
+    count = inner.epoch.count + share * sound if plan.weighs else inner.epoch.count
+    epoch = Tally(inner.epoch.total + (kept if share is None else share * kept), count)
     record = inner.record
     if plan.records:
         weight = sound.astype(value.dtype) if share is None else share * sound
@@ -343,6 +356,13 @@ def validation_loss(objective, state, params, validation) -> Any:
     """The loss of params on validation data, with a key that no step has."""
     key = jax.random.fold_in(state.key, 0xFFFFFFFF) if objective.stochastic else None
     return stepping.held_out(objective, params, state.model_state, validation, key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def validation_broke(plan: Plan, progress: Progress):
+    """int32: the epoch at whose end the validation loss was not a number, if it was not at the last; else −1."""
+    broke = (progress.epochs > 0) & ~jnp.isfinite(progress.validation)
+    return jnp.where(broke, progress.epochs, -1).astype(jnp.int32) if plan.validate else jnp.int32(-1)
 
 
 def _since_record(plan: Plan, progress: Progress):

@@ -1,18 +1,24 @@
-"""What is said of a run and what to do about it: sentences computed from the plain fields of a result, each right or left unsaid."""
+"""What is said of a run and what to do about it: sentences computed from the plain fields of a result, each right or
+left unsaid.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
+from gdjax.result.facts import FAR_BELOW, Facts
 from gdjax.result.status import Status
+
+SIGN = "Check its sign."
+FIND_A_RATE = "gdjax.suggest finds one."
 
 
 def message(result: Any) -> str:
     """What happened, and what to do about it, in words."""
-    return f"{_sentence(result)} {_advice(result)}"
+    facts = Facts(result)
+    return f"{_sentence(result)} {_cause(facts) or ADVICE[result.status](facts)}"
 
 
 def _sentence(result) -> str:
@@ -22,118 +28,357 @@ def _sentence(result) -> str:
     return result.status.sentence
 
 
-def _advice(result) -> str:
-    if result.status is Status.MAX_STEPS:
-        return _step_size_advice(result) or _trend_advice(result)
-    return _step_size_advice(result) or result.status.advice
+# ---- what is wrong with what was given
 
 
-def _trend_advice(result) -> str:
-    """What to do when the steps ran out: go on if the loss still falls, else change something."""
-    values, norms = (np.asarray(result.history.get(name, ()), np.float64) for name in ("value", "grad_norm"))
-    values = values[np.isfinite(values)]
-    if len(values) < 3:
-        return Status.MAX_STEPS.advice
-    back = max(1, len(values) // 10)
-    fell = values[-1 - back] - values[-1]
-    share = fell / max(abs(values[-1 - back]), np.finfo(float).tiny)
-    over = f"the last {100 * back / len(values):.0f} % of the run"
-    # From epoch to epoch the loss of mini-batches goes up and down: a fall counts only above that.
-    noise = 2 * np.std(np.diff(values[len(values) // 2 :])) if result.kind == "mini-batches" and len(values) > 5 else 0
-    if share > 0.01 and fell > noise:
-        return f"The loss was still falling, by {100 * share:.2g} % over {over}: allow more steps, a larger learning rate or momentum."
-    if result.kind == "mini-batches":
-        if (values[0] - values[-1]) < 0.05 * abs(values[0]) and _falls_steadily(values):
-            return "The loss fell steadily, but hardly at all: the learning rate is too small. Try ten times as much."
-        return f"The loss has stopped falling over {over}, at the noise of the batches or at a minimum: decay the learning rate, or take larger batches."
-    if _overshoots(result, norms[-1 - back :], fell, int(result.steps) * back / len(values)):
+def _cause(facts: Facts) -> str:
+    """What in the data, the schedule or the validation is not a number, if anything is."""
+    return " ".join(filter(None, [_of_validation(facts), _of_data(facts), _of_schedule(facts)]))
+
+
+def _of_data(facts: Facts) -> str:
+    seen = facts.diagnosis
+    leaf, row = int(seen.bad_leaf), int(seen.bad_row)
+    if not 0 <= leaf < len(facts.result.leaf_names):
+        return ""
+    where = f" in row {row}" if row >= 0 else ""
+    kind = "NaN" if np.isnan(float(seen.bad_number)) else "an infinite number"
+    return f"There is {kind} in the data: {facts.result.leaf_names[leaf]}{where}, the first such. Drop or mend them."
+
+
+def _of_schedule(facts: Facts) -> str:
+    step, rate = int(facts.diagnosis.bad_step), float(facts.diagnosis.bad_rate)
+    if step < 0:
+        return ""
+    return (
+        f"The schedule of the learning rate gave {rate:.6g} at step {step}; wanted finite numbers ≥ 0: mend "
+        "the schedule."
+    )
+
+
+def _of_validation(facts: Facts) -> str:
+    epoch = int(facts.diagnosis.validation_broke)
+    if epoch < 0:
+        return ""
+    return (
+        f"The validation loss is not a number at the end of epoch {epoch}, so no epoch is judged by it: check "
+        "the validation data, and the loss on them."
+    )
+
+
+# ---- a run that went too far
+
+
+def _smaller(facts: Facts) -> str:
+    """What to do about steps that are too large, with the number where a curvature is known."""
+    (most, name), used, curvature = facts.bound, facts.used, facts.curvature
+    at_the_end = " at the end" if callable(facts.rate) else ""
+    grew = not facts.diagnosis.curvature > 0
+    aim = most / 2 if grew else facts.safe_rate
+    if used >= 0.9 * most and aim > 0:
+        met = "the gradients grew as at a curvature of" if grew else "where the run began the loss has a curvature of"
         return (
-            f"The steps overshoot: over {over} the loss fell by {fell:.3g}, far less than steps of this length promise. "
+            f"The learning rate was too large: {met} L ≈ {curvature:.3g}, which needs a learning rate "
+            f"below {name} ≈ {most:.3g}; this run used "
+            f"{used:.3g}{at_the_end}. Try {aim:.3g}."
+        )
+    if facts.plain and 0 < facts.safe_rate < used:
+        return (
+            f"Lower the learning rate: this run used {used:.3g}{at_the_end}, and where it began a step of "
+            f"{facts.safe_rate:.3g} lowers the loss. Try that."
+        )
+    if facts.rate is not None:
+        return f"Lower the learning rate: {FIND_A_RATE}"
+    if facts.rate_unknown:
+        return f"If its rule has a learning rate, lower it: {FIND_A_RATE}"
+    return "Its rule has no learning rate to lower: start elsewhere, rescale the params, or try another rule."
+
+
+def _without_bound(facts: Facts) -> str:
+    far = float(facts.diagnosis.far_value)
+    if not facts.bottomless:
+        return ""
+    if far < facts.value:
+        return (
+            f"The loss falls without bound along its gradient, from {facts.value:.3g} here to {far:.3g}: it "
+            f"has no minimum there. {SIGN}"
+        )
+    return (
+        f"The loss fell without bound, from {facts.initial_value:.3g} to {facts.value:.3g}: it has no minimum "
+        f"here. {SIGN}"
+    )
+
+
+def _above_its_start(facts: Facts) -> str:
+    if not facts.rose:
+        return ""
+    numbers = f", at {facts.value:.6g} from {facts.initial_value:.6g}" if facts.value > facts.initial_value else ""
+    return f"The loss ended above its start{numbers}. {_smaller(facts)}"
+
+
+def _diverged(facts: Facts) -> str:
+    return _without_bound(facts) or _smaller(facts)
+
+
+def _not_finite(facts: Facts) -> str:
+    if facts.bottomless:
+        return _without_bound(facts)
+    if facts.rose and facts.grad_norm > 10 * facts.initial_grad_norm:
+        return _above_its_start(facts)
+    smaller = "; a smaller learning rate may avoid the edge" if facts.rate is not None else ""
+    return (
+        "Look for log, sqrt or a division at the edge of its domain (under jax.debug_nans(True), jax.grad "
+        "of the loss finds it) and for NaN in the data"
+        f"{smaller}."
+    )
+
+
+# ---- a run that ended by itself
+
+
+def _converged(facts: Facts) -> str:
+    if facts.rose:
+        return (
+            "They are a stationary point to this accuracy, but above the start: the loss is "
+            f"{facts.value:.6g} there and was {facts.initial_value:.6g}. So it is "
+            f"no minimum to look for, rather a plateau or a higher valley. {_smaller(facts)}"
+        )
+    return Status.CONVERGED.advice
+
+
+def _stopped(facts: Facts) -> str:
+    return _above_its_start(facts) or facts.status.advice
+
+
+def _stalled(facts: Facts) -> str:
+    return (
+        _above_its_start(facts)
+        or _without_bound(facts)
+        or _too_large_here(facts)
+        or _too_small(facts)
+        or _goes_on(facts)
+        or _at_the_floor(facts)
+    )
+
+
+def _too_large_here(facts: Facts) -> str:
+    most, name = facts.bound
+    if not (facts.plain and facts.goes_on):
+        return ""
+    if np.isnan(most) and facts.clear_rate < 0.5 * facts.used:
+        return (
+            f"The steps overshoot: from here one of {facts.clear_rate:.3g} times the gradient lowers the loss; "
+            f"this run used {facts.used:.3g}. Try that."
+        )
+    if not facts.used > 0.9 * most:
+        return ""
+    return (
+        f"The steps overshoot: the loss has a curvature of L ≈ {facts.curvature:.3g} here, which needs a "
+        f"learning rate below {name} ≈ {most:.3g}; this run used "
+        f"{facts.used:.3g}. Try {facts.safe_rate:.3g}."
+    )
+
+
+def _too_small(facts: Facts) -> str:
+    most, _ = facts.bound
+    if not facts.constant:
+        return ""
+    if np.isnan(most) and facts.clear_rate > 100 * facts.used:
+        ratio = facts.clear_rate / facts.used
+        return (
+            f"The learning rate {facts.used:.3g} is too small: from here a step {ratio:.0e} times as long "
+            "still lowers the loss as its slope promises. Try a far larger learning rate, such as "
+            f"{facts.safe_rate:.3g}."
+        )
+    if not (facts.used < FAR_BELOW * most and facts.safe_rate > facts.used):
+        return ""
+    head = (
+        f"The learning rate {facts.used:.3g} is too small, about {most / 2 / facts.used:.2g} times smaller "
+        "than it could be"
+    )
+    return (
+        f"{head}: the loss has a curvature of L ≈ {facts.curvature:.3g} here. Try a far larger learning rate, "
+        f"up to {facts.safe_rate:.3g}."
+    )
+
+
+def _goes_on(facts: Facts) -> str:
+    """Where a step of another length along the gradient is seen to lower the loss, the end was not that of precision."""
+    if not facts.goes_on:
+        return ""
+    seen = (
+        f"Yet the loss still falls along its gradient: a step of {facts.clear_rate:.3g} times it lowers the "
+        "loss by what it promises."
+    )
+    return (
+        f"{seen} Try the learning rate {facts.safe_rate:.3g}."
+        if facts.plain
+        else f"{seen} Try another rule from here, such as gdjax.gd({facts.clear_rate:.3g})."
+    )
+
+
+def _at_the_floor(facts: Facts) -> str:
+    """Nothing further was seen to lower the loss."""
+    if facts.grad_norm > 2 * facts.initial_grad_norm:
+        larger = (
+            f"The gradient norm grew from {facts.initial_grad_norm:.3g} to {facts.grad_norm:.3g}, while the "
+            f"loss, {facts.value:.6g}, cannot show it"
+        )
+        return f"{larger}: take a constant off the loss. {_smaller(facts)}"
+    if facts.clear_rate == 0 and facts.diagnosis.edge_rate > 0:
+        return (
+            f"The loss is not finite at a step of {float(facts.diagnosis.edge_rate):.3g} times its gradient "
+            f"from here: {_edge()}"
+        )
+    if facts.clear_rate == 0:
+        return _nothing_lower(facts)
+    if facts.grad_norm > 0.9 * facts.initial_grad_norm:
+        further = (
+            ", or look for a learning rate with gdjax.suggest" if facts.rate is not None else ", or try another rule"
+        )
+        return (
+            "The gradient hardly fell: what the steps do is lost in rounding. Take a constant off the loss, "
+            f"rescale the params{further}."
+        )
+    wider = "" if facts.dtype.itemsize >= 8 else "use float64 (jax.config.update('jax_enable_x64', True)), "
+    return (
+        f"Usually this is as good as {facts.dtype.name} gets. For more, {wider}rescale the loss or the params, "
+        "or take a constant off the loss."
+    )
+
+
+def _nothing_lower(facts: Facts) -> str:
+    wider = "" if facts.dtype.itemsize >= 8 else ", or float64 shows more"
+    return f"No step along its gradient lowers the loss from here: this is a minimum, perhaps with a kink{wider}."
+
+
+def _edge() -> str:
+    return (
+        "an edge of its domain (log, sqrt, a division) is beside these params. Keep away from it by a change "
+        "of variables or a barrier."
+    )
+
+
+# ---- a run that was not finished
+
+
+def _ran_out(facts: Facts) -> str:
+    if facts.steps == 0:
+        return "No step was asked for."
+    return (
+        _above_its_start(facts)
+        or _without_bound(facts)
+        or _units(facts)
+        or (_batches(facts) if facts.batches else _full_batch(facts))
+    )
+
+
+def _units(facts: Facts) -> str:
+    if (
+        facts.rate is not None
+        or not facts.far_units
+        or facts.falling
+        or facts.grad_norm < 0.1 * facts.initial_grad_norm
+    ):
+        return ""
+    return (
+        f"The gradients are of size {facts.initial_grad_norm:.0e}, too far from 1 for this rule to find its "
+        "step: rescale the loss to other units."
+    )
+
+
+def _full_batch(facts: Facts) -> str:
+    fell, share, over = facts.recent
+    if facts.clear_rate >= 0 and (
+        known := _too_small(facts) or (_nothing_lower(facts) if facts.clear_rate == 0 else "")
+    ):
+        return known
+    if np.isnan(share):
+        return Status.MAX_STEPS.advice
+    of_late = f"the last {100 * over:.0f} % of the run"
+    if facts.falling:
+        larger = ", or see whether a larger learning rate is stable: gdjax.suggest." if facts.rate is not None else "."
+        return f"The loss was still falling, by {100 * share:.2g} % over {of_late}: allow more steps{larger}"
+    if facts.overshoots:
+        return _too_large_here(facts) or (
+            f"The steps overshoot: over {of_late} the loss fell by {fell:.3g}, far less than steps of this "
+            "length promise. "
             "Lower the learning rate: try half of it, or less momentum."
         )
-    if len(norms) == len(values) and norms[-1] < 0.95 * norms[-1 - back]:
-        return f"The gradient norm was still falling, by {100 * (1 - norms[-1] / norms[-1 - back]):.2g} % over {over}: allow more steps."
-    return f"The loss hardly fell over {over}, and its gradient has not vanished: a plateau or a narrow valley. Try momentum or another rule."
-
-
-def _falls_steadily(values) -> bool:
-    return len(values) > 2 and bool(np.mean(np.diff(values) < 0) > 0.9)
-
-
-def _overshoots(result, norms, fell, steps) -> bool:
-    """Whether the loss fell by far less than the h ‖g‖² / (1 − β) that each step promises, above rounding."""
-    if not (_is_plain(result.rule) and len(norms) and np.all(np.isfinite(norms))):
-        return False
-    promised = float(result.diagnosis.learning_rate) / (1 - _momentum(result.rule)) * np.min(norms) ** 2 * steps
-    rounding = float(jnp.finfo(jnp.result_type(result.value)).eps) * abs(float(result.value)) * max(steps, 1)
-    return bool(promised > 10 * max(abs(fell), rounding))
-
-
-def _is_plain(rule) -> bool:
-    """Whether the steps are the learning rate times the gradient, with momentum or not, to go by the rule's arguments."""
-    known = {"learning_rate", "momentum", "nesterov", "weight_decay", "accumulator_dtype"}
-    arguments = getattr(rule, "arguments", {})
-    other = {name: value for name, value in arguments.items() if name not in known}
-    return "learning_rate" in arguments and set(other) <= {"dampening", "maximize", "ema"} and all(value is None or value is False for value in other.values())
-
-
-def _curvature(result) -> float:
-    """The curvature L that the gradient norms speak of, NaN if they do not.
-
-    With learning rate h and momentum β, a direction of curvature λ grows by ρ per step where h λ = 1 + β + ρ + β/ρ, or with Nesterov momentum
-    1 + ρ²/((1 + β) ρ + β) (the largest λ dominates once the gradient has grown), and falls as exp(−h λ k / (1 − β)) where h λ is small.
-    """
-    diagnosis, momentum = result.diagnosis, _momentum(result.rule)
-    rate, growth = float(diagnosis.learning_rate), float(diagnosis.growth)
-    if result.kind != "full batch" or not (np.isfinite(rate) and rate > 0 and _is_plain(result.rule)):
-        return np.nan
-    if growth > 1:
-        nesterov = growth**2 / ((1 + momentum) * growth + momentum)
-        return (1 + nesterov if _nesterov(result.rule) else 1 + momentum + growth + momentum / growth) / rate
-    return _pace(result, rate / (1 - momentum))
-
-
-def _pace(result, rate: float) -> float:
-    """The curvature by how fast the gradient fell: believed only while it has not fallen far (later the steep directions are done, and only flat ones are
-    left to see) and while the loss fell by what such steps promise (else they overshoot).
-    """
-    first, last = float(result.diagnosis.initial_grad_norm), float(result.grad_norm)
-    steps, fell = max(int(result.steps), 1), float(result.diagnosis.initial_value) - float(result.value)
-    if not 0 < last < first < 4 * last or not 0.8 * last**2 < fell / (rate * steps) < 1.25 * first**2:
-        return np.nan
-    return float(np.log(first / last) / (rate * steps))
-
-
-def _momentum(rule) -> float:
-    given = getattr(rule, "arguments", {}).get("momentum")
-    return float(given) if given is not None and np.ndim(given) == 0 and not callable(given) else 0.0
-
-
-def _nesterov(rule) -> bool:
-    return bool(getattr(rule, "arguments", {}).get("nesterov"))
-
-
-def _step_size_advice(result) -> str:
-    """The advice that needs numbers: how the learning rate compares with the curvature met."""
-    status, used, start = result.status, float(result.diagnosis.learning_rate), float(result.diagnosis.initial_value)
-    if status is Status.DIVERGED and start - float(result.value) > 1e3 * abs(start):
-        return "The loss fell without bound: it has no minimum here. Check its sign."
-    if status is Status.STALLED and float(result.grad_norm) > 0.9 * float(result.diagnosis.initial_grad_norm):
-        return f"The gradient hardly fell: the steps are lost in rounding. Try a far larger learning rate than {used:.3g}, or take a constant off the loss."
-    curvature, momentum = _curvature(result), _momentum(result.rule)
-    if not curvature > 0:
-        return ""
-    most, name = 2 * (1 + momentum) / curvature, "2/L" if momentum == 0 else "2 (1 + momentum)/L"
-    if _nesterov(result.rule):
-        most, name = most / (1 + 2 * momentum), "2 (1 + momentum)/((1 + 2 momentum) L)"
-    if status is Status.DIVERGED and used >= 0.9 * most:
+    if facts.hardly_moved and facts.rate is not None and np.isnan(facts.clear_rate):
         return (
-            f"The learning rate was too large: the gradients grew as at a curvature of L ≈ {curvature:.3g}, which needs a learning rate below {name} ≈ "
-            f"{most:.3g}; this run used {used:.3g}. Try {most / 2:.3g}."
+            "The loss hardly moved in the whole run: the learning rate may be too small, or this is a "
+            "plateau. gdjax.suggest finds a learning rate."
         )
-    if status is Status.MAX_STEPS and used < 0.05 * most:
+    back = max(1, len(facts.values) // 10)
+    if len(facts.norms) == len(facts.values) and facts.norms[-1] < 0.95 * facts.norms[-1 - back]:
         return (
-            f"The learning rate {used:.3g} is about {most / 2 / used:.2g} times smaller than it could be: the gradients fell as at a curvature of "
-            f"L ≈ {curvature:.3g}. Try up to {most / 2:.3g}."
+            "The gradient norm was still falling, by "
+            f"{100 * (1 - facts.norms[-1] / facts.norms[-1 - back]):.2g} % over {of_late}: allow more steps."
+        )
+    return (
+        f"The loss hardly fell over {of_late}, and its gradient has not vanished: a plateau or a narrow "
+        "valley. Try momentum or another rule."
+    )
+
+
+def _batches(facts: Facts) -> str:
+    _, share, over = facts.recent
+    if facts.initial_grad_norm == 0 and facts.grad_norm == 0:
+        return (
+            "The gradients of the batches were 0 from the start, which is a minimum of every batch, or the "
+            "loss does not depend on the params there."
+        )
+    if facts.falling:
+        return (
+            f"The loss was still falling, by {100 * share:.2g} % over the last {100 * over:.0f} % of the run: "
+            "allow more epochs."
+        )
+    if facts.curvature * facts.params_norm * 64 * facts.eps >= facts.grad_norm:
+        return "The gradients of the batches have vanished to rounding: a minimum of every batch."
+    return _never_started(facts) or _stopped_falling(facts)
+
+
+def _never_started(facts: Facts) -> str:
+    """Of a run whose steps, all together, were too short for its curvature: no noise hides that."""
+    if facts.constant and facts.used / (1 - facts.momentum) * facts.steps * facts.curvature < 0.5:
+        return _too_small(facts)
+    agree = facts.diagnosis.signal > 4
+    if facts.hardly_moved and agree and not facts.plain:
+        return (
+            "The loss hardly moved, though the gradients of the batches agree: the learning rate is too "
+            "small, or this is a plateau. See gdjax.suggest."
         )
     return ""
+
+
+def _stopped_falling(facts: Facts) -> str:
+    over = facts.recent[2]
+    of_late = "" if np.isnan(over) else f" over the last {100 * over:.0f} % of the run"
+    head, signal = f"The loss has stopped falling{of_late}", float(facts.diagnosis.signal)
+    if signal > 3 * (1 / 8 + (facts.used * facts.curvature if facts.plain else 1)):
+        return (
+            _too_large_here(facts)
+            or _too_small(facts)
+            or f"{head}, though the gradients of the batches agree: a plateau or a narrow valley. Try another rule."
+        )
+    quieter = "decay the learning rate, or take larger batches"
+    if signal >= 0 and not callable(facts.rate):
+        return f"{head}, at the noise of the batches: {quieter}."
+    if facts.rate is not None and not callable(facts.rate):
+        return (
+            f"{head}, at the noise of the batches or at a minimum. If it is noise, {quieter}; if it never "
+            "fell, see gdjax.suggest for the learning rate."
+        )
+    return f"{head}, at the noise of the batches or at a minimum. gdjax.evaluate gives the loss over all data."
+
+
+ADVICE = {
+    Status.CONVERGED: _converged,
+    Status.MAX_STEPS: _ran_out,
+    Status.STALLED: _stalled,
+    Status.DIVERGED: _diverged,
+    Status.NONFINITE: _not_finite,
+    Status.STOPPED: _stopped,
+    Status.INTERRUPTED: _stopped,
+}

@@ -16,17 +16,35 @@ from gdjax.typing import Params
 
 
 class Diagnosis(NamedTuple):
-    """Scalars met along the way, from which the advice is computed. NaN where not known."""
+    """Scalars met along the way, from which the advice is computed. NaN, or −1 for integers, where not known.
+
+    What has a default is filled in by a look back at runs whose outcome calls for one, outside of jit, vmap and grad: at
+    the start of those that ran away from it, else at the params returned; of mini-batches at a few.
+    """
 
     initial_value: Any  # the loss at the start; for mini-batches of the first batch
     initial_grad_norm: Any  # likewise
     learning_rate: Any  # of the last step
     growth: Any  # of ‖g‖ per step when it first exceeded its start; NaN if it never did
     reason: Any  # int32: which of Result.reasons stopped the run, -1 for none
+    validation_broke: Any = np.int32(-1)  # the epoch at whose end the validation loss was no number
+    curvature: Any = np.float32(np.nan)  # the largest |λ| of the Hessian met there: a bound from below
+    clear_rate: Any = np.float32(np.nan)  # ≤ 1/curvature: a step lowers the loss as promised; 0 if none does
+    lasting_rate: Any = np.float32(np.nan)  # ≤ clear_rate: forty steps end no higher than they began
+    edge_rate: Any = np.float32(np.nan)  # the smallest one tried at which the loss is not finite
+    far_value: Any = np.float32(np.nan)  # the loss 1e8/curvature away along the gradient, if it falls all the way
+    mean_value: Any = np.float32(np.nan)  # the mean loss there, over these batches
+    climbed: Any = np.float32(np.nan)  # by which share the loss of these batches is higher at the end than at the start
+    signal: Any = np.float32(np.nan)  # ‖ḡ‖² of the mean gradient of these batches over the variance of one
+    bad_leaf: Any = np.int32(-1)  # which of Result.leaf_names holds NaN or infinities
+    bad_row: Any = np.int32(-1)  # its first row that does
+    bad_number: Any = np.float32(np.nan)  # the number there
+    bad_step: Any = np.int32(-1)  # the first step for which the schedule gave no number ≥ 0
+    bad_rate: Any = np.float32(np.nan)  # what it gave
     distance: Any = np.float32(np.nan)  # to the minimum, where a full-batch run ended with a closer look: the length of a step of Newton's
     decrease: Any = np.float32(np.nan)  # of the loss that this step promises
-    signal: Any = np.float32(np.nan)  # ‖g‖ without what is rounding
-    curvature: Any = np.float32(np.nan)  # along it
+    grad_above_rounding: Any = np.float32(np.nan)  # ‖g‖ without what is rounding
+    curvature_along: Any = np.float32(np.nan)  # along that
 
 
 @jax.tree_util.register_dataclass
@@ -48,6 +66,7 @@ class Result:
         aux: what the loss returned beside its value, at the last evaluation; None without ``has_aux``.
         rule: the rule that was used, with its numbers; the default if none was given.
         diagnosis: scalars behind the advice.
+        leaf_names: what the arrays of data and validation are called, for the advice.
         model_state: that of ``params``, where the loss carries one; else None.
         best_step: int32, the step at the end of the best epoch, by the validation loss or else the mean training loss (full batches: the best point). None
             where nothing is compared, which takes ``validation``, ``patience`` or ``keep="best"``.
@@ -74,6 +93,7 @@ class Result:
     kind: str = field(default="full batch", metadata={"static": True})  # or "mini-batches"
     reasons: tuple[str, ...] = field(default=(), metadata={"static": True})
     keep: str = field(default="last", metadata={"static": True})  # or "best"
+    leaf_names: tuple[str, ...] = field(default=(), metadata={"static": True})
 
     @property
     def _single(self) -> bool:

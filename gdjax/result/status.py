@@ -33,24 +33,23 @@ class Status(enum.IntEnum):
     MAX_STEPS = (
         2,
         "All steps asked for were made and no stopping rule held.",
-        "Allow more steps, a larger learning rate or momentum.",
+        "Allow more steps, or try another rule.",
     )
     STALLED = (
         3,
-        "No further progress is possible at this precision: steps change neither the loss nor its gradient beyond rounding.",
-        "Usually this is as good as this dtype gets. For more, use float64 (jax.config.update('jax_enable_x64', True)), rescale the loss or the params, "
-        "or check that the learning rate is not so small that params + update rounds to params.",
+        "The steps no longer change the loss or its gradient beyond rounding.",
+        "Where the gradient has fallen far, this is about as good as the dtype gets; else look at the learning rate and the scales of the loss and the params.",
     )
     DIVERGED = (
         4,
         "The loss or its gradient grew out of all proportion to the start; the params are the last finite ones.",
-        "Lower the learning rate; if the loss fell without bound, it has no minimum: check its sign.",
+        "Lower the learning rate, if the rule has one; if the loss fell without bound, it has no minimum: check its sign.",
     )
     NONFINITE = (
         5,
         "The loss or its gradient became NaN or infinite; the params are the last ones at which they were finite.",
         "Look for log, sqrt or a division at the edge of its domain (under jax.debug_nans(True), jax.grad of the loss finds it) and for NaN in the data; "
-        "a smaller learning rate may avoid the edge.",
+        "smaller steps may avoid the edge.",
     )
     STOPPED = (6, "A stopping rule, the patience, a time limit or a callback asked to stop.", "Loosen it to go on from result.state.")
     INTERRUPTED = (7, "Interrupted from the keyboard; this is the result so far.", "Pass resume=result.state to go on.")
