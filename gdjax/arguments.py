@@ -143,14 +143,6 @@ def check_offered(factory: str, **given: Any) -> None:
             raise ValueError(f"{factory}: update got no {name}; wanted it: use gdjax.minimize or gdjax.fit, which offer it, or type {call}.")
 
 
-def _on_host(x: Any) -> Any:
-    """A single number as NumPy's, of the same dtype: other libraries take what holds an array of JAX for data (``nnx.Optimizer`` refuses it)."""
-    single = isinstance(x, jax.Array) and not isinstance(x, Tracer) and x.ndim == 0 and jnp.issubdtype(x.dtype, jnp.floating)
-    if not (single and x.is_fully_addressable):
-        return x
-    return jax.device_get(x).item() if x.weak_type else jax.device_get(x)[()]
-
-
 class Factory(Generic[Given, Made]):
     """A factory whose calls are pytrees. Calling it checks the arguments, by running the factory once, and returns ``self.kind`` bound to them."""
 
@@ -167,7 +159,7 @@ class Factory(Generic[Given, Made]):
         except TypeError as error:
             raise TypeError(f"{self.__name__}: {_unexpected(signature, args, kwargs) or error}; wanted {self.__name__}{signature}.") from None
         leaves, treedef = jax.tree.flatten((given.args, given.kwargs))  # sgd(0.1) is sgd(learning_rate=0.1)
-        leaves = [int(x) if isinstance(x, np.integer) else _on_host(x) for x in leaves]  # static, as other ints
+        leaves = [int(x) if isinstance(x, np.integer) else x for x in leaves]  # static, as other ints
         static = tuple(None if is_number(x) else (x,) for x in leaves)
         bound = self.kind(self, treedef, static, tuple(x for x in leaves if is_number(x)))
         if self._can_try(leaves):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -55,6 +56,7 @@ class Rule(Call, optax.GradientTransformationExtraArgs):
             lambda updates, state, params=None, **extra: self.build().update(updates, state, params, **extra),
         )
         self._bind(factory, treedef, static, leaves)
+        _show_flax(cls)
         return self
 
     def build(self) -> Functions:
@@ -80,6 +82,13 @@ class Rule(Call, optax.GradientTransformationExtraArgs):
     def eval_params(self):
         """``eval_params(state, params)``, or None where the rule reports the point at which it takes gradients."""
         return self.build().eval_params
+
+
+def _show_flax(kind: type) -> None:
+    # flax.nnx, where it is loaded, wants to know which types hold arrays: nnx.Optimizer(model, gdjax.sgd(jnp.float32(0.1)), wrt=nnx.Param) is refused else.
+    register = getattr(sys.modules.get("flax.nnx"), "register_data_type", None)
+    if register is not None:
+        register(kind)
 
 
 def _taking_what_it_names(function):
