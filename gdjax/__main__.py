@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import importlib.util
 import inspect
+import re
 import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +134,9 @@ def list_rules(names: list[str]) -> int:
     """Every rule of ``gdjax.rules`` with its arguments, what it is and when to use it; with names, all that is known of these: equations, guarantee, source."""
     known = {name: factory for name, factory in sorted(vars(rules).items()) if isinstance(factory, Factory)}
     if unknown := [name for name in names if name not in known]:
-        print(f"python -m gdjax rules: no rule {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        near = {name: difflib.get_close_matches(name.lower(), known, n=1) for name in unknown}
+        missing_rules = ", ".join(f"{name} (did you mean {near[name][0]}?)" if near[name] else name for name in unknown)
+        print(f"python -m gdjax rules: no rule {missing_rules}; there are {', '.join(known)}", file=sys.stderr)
         return 2
     for name in names or known:
         text = inspect.getdoc(known[name]) or ""
@@ -157,6 +161,22 @@ def suggest(chosen: argparse.Namespace) -> int:
     return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """Errors name what was probably meant."""
+
+    options: ClassVar[list[str]] = []  # of all commands: those that one does not know are an error of the parser above it
+
+    def add_argument(self, *names, **settings):
+        self.options.extend(name for name in names if name.startswith("--"))
+        return super().add_argument(*names, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '([^']*)' \(choose from ([^)]*)\)|unrecognized arguments: (--?[\w-]+)", message)
+        known = re.findall(r"[\w-]+", wrong[2]) if wrong and wrong[1] else self.options
+        near = difflib.get_close_matches(wrong[1] or wrong[3], known, n=1) if wrong else []
+        super().error(f"{message}; did you mean {near[0]}?" if near else message)
+
+
 def count(text: str) -> int:
     """A whole number, 1 at least."""
     if not text.isdecimal() or int(text) < 1:
@@ -166,9 +186,9 @@ def count(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="python -m gdjax", description=ABOUT)
+    top = Parser(prog="python -m gdjax", description=ABOUT)
     top.add_argument("--version", action="version", version=f"gdjax {gdjax.__version__}, jax {jax.__version__}")
-    commands = top.add_subparsers(dest="command", metavar="command", required=True)
+    commands = top.add_subparsers(dest="command", metavar="command")
     shown = commands.add_parser("demo", help="gradient descent and SGD on the breast-cancer table", description=demo.__doc__)
     shown.add_argument("--out", type=Path, default=Path("gdjax-demo"), metavar="DIR", help="where to put loss.png (default: %(default)s)")
     listed = commands.add_parser("rules", help="the update rules", description=list_rules.__doc__)
@@ -187,6 +207,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     top = parser()
     chosen = top.parse_args(arguments)
+    if chosen.command is None:
+        top.print_help()
+        return 0
     if chosen.command == "rules":
         return list_rules(chosen.names)
     if chosen.command == "suggest":

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+from gdjax.brief import brief
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made", bound="Call")
@@ -278,11 +279,11 @@ class Call:
         for name, value in bound.items():
             kind = self.factory.__signature__.parameters.get(name)
             if kind is not None and kind.kind is inspect.Parameter.VAR_POSITIONAL:
-                parts += [_show(x) for x in value]
+                parts += [brief(x) for x in value]
             elif kind is not None and kind.kind is inspect.Parameter.VAR_KEYWORD:
-                parts += [f"{key}={_show(x)}" for key, x in value.items()]
+                parts += [f"{key}={brief(x)}" for key, x in value.items()]
             else:
-                parts.append(f"{name}={_show(value)}")
+                parts.append(f"{name}={brief(value)}")
         return f"{self.factory.__name__}({', '.join(parts)})"
 
     def __copy__(self):
@@ -305,18 +306,3 @@ def _rebuild(factory, args, kwargs, dynamic):
     leaves, treedef = jax.tree.flatten((args, kwargs))
     static = tuple(None if is_leaf else (x,) for x, is_leaf in zip(leaves, dynamic, strict=True))
     return factory.kind(factory, treedef, static, tuple(x for x, is_leaf in zip(leaves, dynamic, strict=True) if is_leaf))
-
-
-def _show(x) -> str:
-    if isinstance(x, Tracer):
-        return f"<traced {x.aval.str_short()}>"
-    if isinstance(x, (jax.Array, np.ndarray, np.generic)):
-        real = jnp.issubdtype(x.dtype, np.floating) or jnp.issubdtype(x.dtype, np.integer)
-        return f"{x.item():.6g}" if np.ndim(x) == 0 and real else f"<{x.dtype}{list(np.shape(x))}>"
-    if isinstance(x, float):
-        return f"{x:.6g}"
-    if isinstance(x, tuple) and hasattr(x, "_fields") and not isinstance(x, Call):
-        return f"<{type(x).__name__}>"  # an optax transformation: its functions say nothing
-    if callable(x) and not isinstance(x, Call) and hasattr(x, "__name__"):
-        return x.__name__
-    return repr(x)

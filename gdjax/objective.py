@@ -14,6 +14,7 @@ from jax import lax
 
 from gdjax import tree
 from gdjax.arguments import is_array, short
+from gdjax.brief import brief_repr
 from gdjax.data.arrays import as_arrays
 from gdjax.parts import blocks, convolutions, turned
 from gdjax.parts.blocks import Blocks
@@ -27,6 +28,8 @@ class FiniteSum:
 
     example_loss_fn: Any
     regularizer: Any = None
+
+    __repr__ = brief_repr
 
     @functools.cached_property
     def traced(self):
@@ -95,6 +98,7 @@ class Objective:
     stateful: bool = False
     splat: bool = False  # minimize: fun(params, *args)
     chunk_size: Any = None  # an int, "auto", None or Blocks
+    __repr__ = brief_repr
 
     @property
     def is_sum(self) -> bool:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax.arguments import Call, Factory, Given, check_number
+from gdjax.brief import brief_repr
 from gdjax.result import RUNNING, Status
 from gdjax.typing import Number
 
@@ -29,6 +30,8 @@ class Observation(NamedTuple):
     initial_grad_norm: Any  # ‖∇f‖₂ at the start; NaN at the start itself, and for mini-batches
     update_norm: Any  # ‖x_k − x_{k−1}‖₂; inf at the first, NaN where no rule needs it
     params_norm: Any  # ‖x_k‖₂
+
+    __repr__ = brief_repr
 
 
 class Functions(NamedTuple):
@@ -49,6 +52,9 @@ class Stop(Call):
     def members(self) -> list[Stop]:
         """The rules joined here, in order."""
         return [m for part in self.args_and_kwargs()[0] for m in part.members()] if self.factory.function is _either else [self]
+
+    def __repr__(self):
+        return " | ".join(map(repr, self.members())) if self.factory.function is _either else super().__repr__()
 
     def __or__(self, other: Stop) -> Stop:
         if not isinstance(other, Stop):

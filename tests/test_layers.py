@@ -10,6 +10,7 @@ import gdjax
 PACKAGE = Path(gdjax.__file__).parent
 LAYERS = {
     "typing": 0,
+    "brief": 0.5,
     "arguments": 1,
     "tree": 1,
     "result": 1,

@@ -97,11 +97,31 @@ def test_version_and_help(capsys):
     assert {"demo", "rules", "suggest"} <= set(capsys.readouterr().out.split())
 
 
-def test_no_command_is_an_error_that_lists_them(capsys):
+def test_no_command_shows_the_help(capsys):
+    assert command.main([]) == 0
+    assert {"demo", "rules", "suggest"} <= set(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["rulse"], "rules"),
+        (["sugest", "f.csv"], "suggest"),
+        (["demo", "--ouf", "x"], "--out"),
+        (["suggest", "f.csv", "--target", "y", "--epoch-s", "3"], "--epochs"),
+        (["suggest", "f.csv", "--target", "y", "--model", "logisic"], "logistic"),
+    ],
+)
+def test_slips_are_answered_with_what_was_meant(arguments, meant, capsys):
     with pytest.raises(SystemExit) as ended:
-        command.main([])
+        command.main(arguments)
     assert ended.value.code == 2
-    assert "command" in capsys.readouterr().err
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_rules_that_are_misspelt_are_found(capsys):
+    assert command.main(["rules", "nestrov", "zzz"]) == 2
+    assert "no rule nestrov (did you mean nesterov?), zzz; there are ac_fgm, " in capsys.readouterr().err
 
 
 def test_missing_extras_are_named_before_anything_is_computed(monkeypatch, capsys, tmp_path):

@@ -51,7 +51,8 @@ def test_within_a_factor_2_of_a_sweep(make):
     assert 0.49 < found.learning_rate / best < 2.05 or here < swept.means.min() + 0.01 * found.initial_value
     assert np.isfinite(swept.scores[8]).all()
     assert found.rule == rules[8]
-    assert found.sure in ("sure", "fairly sure", "not sure")
+    assert found.confidence in ("sure", "fairly sure", "not sure")
+    assert found.sure is (found.confidence == "sure")
     assert (np.diff(found.learning_rates) >= 0).all()
     assert found.evaluations >= suggestion.THOROUGH.runs * 64
 
@@ -108,7 +109,7 @@ def test_a_smaller_budget_makes_shorter_trials():
 
 def test_at_a_minimum_it_is_not_sure():
     found = gdjax.suggest(lambda w: jnp.sum(w**2), jnp.zeros(2), steps=10)
-    assert found.sure == "not sure"
+    assert (found.sure, found.confidence) == (False, "not sure")
     assert "is that a minimum" in str(found)
 
 
@@ -160,7 +161,7 @@ def test_optax_factories_as_they_are(make):
 
 def test_the_edge_of_what_was_tried_is_not_sure():
     found = gdjax.suggest(lambda w: -w, 0.0, steps=10)
-    assert found.sure == "not sure"
+    assert (found.sure, found.confidence) == (False, "not sure")
     assert "at the edge" in str(found)
 
 

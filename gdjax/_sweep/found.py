@@ -14,6 +14,7 @@ import numpy as np
 
 from gdjax import tree
 from gdjax.arguments import Call
+from gdjax.brief import brief_repr
 from gdjax.result import Result, Status
 from gdjax.sampling import columns
 
@@ -29,6 +30,8 @@ class Lane(NamedTuple):
     score: float  # mean over the seeds
     result: Any  # what the run returned; of the seed of the least score, where there are several
     results: Any  # of all seeds, with their axis first; the result itself where there are none
+
+    __repr__ = brief_repr
 
 
 @dataclass(frozen=True)
@@ -154,14 +157,19 @@ class Sweep:
         counts = dict(zip(*np.unique(codes, return_counts=True), strict=True))
         return ", ".join(f"{count} {Status(int(code)).name}" for code, count in counts.items())
 
-    def __str__(self):
+    def _head(self) -> str:
         seeds = "" if self.keys is None else f" × {len(self.keys)} seeds"
         failed = int(np.sum(~np.isfinite(self.means)))
         halved = "".join(f"; {lanes} lanes to step {steps}" for steps, lanes in self.rungs.items()) if len(self.rungs) > 1 else ""
-        head = f"sweep of {len(self)} lanes{seeds}, {failed} failed{halved}"
-        return f"{head}\n{self.table()}" + (f"\n… {len(self) - BEST} more: sweep.table(None)" if len(self) > BEST else "")
+        return f"sweep of {len(self)} lanes{seeds}, {failed} failed{halved}"
 
-    __repr__ = __str__
+    def __str__(self):
+        return f"{self._head()}\n{self.table()}" + (f"\n… {len(self) - BEST} more: sweep.table(None)" if len(self) > BEST else "")
+
+    def __repr__(self):
+        best = int(self.order()[0])
+        least = f"; the least score, {self.means[best]:.6g}, is that of lane {best}" if np.isfinite(self.means[best]) else ""
+        return f"<{self._head()}{least}>"
 
 
 def groups_of(rules: Any) -> list[Any]:

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from gdjax._sweep.found import BEST, Sweep, text_table
 from gdjax._sweep.run import sweep
+from gdjax.brief import brief_repr
 from gdjax.checks import check_count
 from gdjax.data import check_key
 from gdjax.result import Result, Status
@@ -26,6 +27,8 @@ class Minimum(NamedTuple):
     value: float  # the least
     count: int  # starts that ended there
     lanes: np.ndarray  # which: int, (count,), the least value first
+
+    __repr__ = brief_repr
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,15 @@ class Multistart:
             body.append([f"{each.value:.6g}", str(each.count), f"{100 * each.count / total:.3g}", f"{np.median(steps[each.lanes]):.0f}", names])
         return text_table(["value", "starts", "%", "steps, median", "status"], body)
 
-    def __str__(self):
+    def _head(self) -> str:
         count = len(self.results.code)
-        head = f"{count} starts, {len(self.minima)} distinct minima, {self.failed} failed; the least, {self.minima[0].value:.6g}, from {self.minima[0].count}"
-        return f"{head}\n{self.table()}" + (f"\n… {len(self.minima) - BEST} more: found.table(None)" if len(self.minima) > BEST else "")
+        return f"{count} starts, {len(self.minima)} distinct minima, {self.failed} failed; the least, {self.minima[0].value:.6g}, from {self.minima[0].count}"
 
-    __repr__ = __str__
+    def __str__(self):
+        return f"{self._head()}\n{self.table()}" + (f"\n… {len(self.minima) - BEST} more: found.table(None)" if len(self.minima) > BEST else "")
+
+    def __repr__(self):
+        return f"<{self._head()}>"
 
 
 def multistart(

@@ -14,6 +14,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from gdjax import tree
+from gdjax.brief import brief_repr
 from gdjax.checks import check_count
 from gdjax.diagnose.problem import Problem, checked, gradient, rows_of_batches, size_of
 from gdjax.typing import Data, LossFn, ModelState, Params, Seed
@@ -52,6 +53,8 @@ class Smoothness:
     value: Any
     rounding: Any
     products: int = field(metadata={"static": True})
+
+    __repr__ = brief_repr
 
     def stable_below(self, momentum: Any = 0.0, nesterov: bool = False) -> Any:
         """The learning rate from which on a constant one is unstable here: 2/L; 2(1 + β)/L with momentum β, 2(1 + β)/((1 + 2β)L) if Nesterov's.

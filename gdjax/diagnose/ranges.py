@@ -13,6 +13,7 @@ from jax import lax
 
 from gdjax import tree
 from gdjax.arguments import check_number
+from gdjax.brief import brief_repr
 from gdjax.checks import check_callable, check_count
 from gdjax.diagnose.problem import Problem, checked, gradient, rows_of_batches
 from gdjax.loop import lanes
@@ -55,6 +56,8 @@ class RangeTest:
     diverged_at: Any
     diverged: Any
     moved: Any
+
+    __repr__ = brief_repr
 
     @property
     def message(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from gdjax.typing import Data, LossFn, Params, Seed
 
 LOW, HIGH, RANGE_STEPS = 1e-8, 1e4, 241  # of the range test: 20 learning rates per decade
 STILL = 100  # times as long: a schedule told so many steps does not move during the range test
+Confidence: TypeAlias = Literal["sure", "fairly sure", "not sure"]
 JUDGED = 8192  # examples at most by which a trial is judged
 
 
@@ -62,8 +63,13 @@ class Suggestion:
     evaluations: int
 
     @property
-    def sure(self) -> str:
-        """How sure, in words."""
+    def sure(self) -> bool:
+        """Whether the best is likely to lie so near that it makes no difference: ``confidence`` is "sure"."""
+        return self.confidence == "sure"
+
+    @property
+    def confidence(self) -> Confidence:
+        """How sure it is, in words."""
         if self.value >= self.initial_value or not self.learning_rates[0] < self.learning_rate < self.learning_rates[-1]:
             return "not sure"
         if self.factor <= SURE or (self.low <= self.learning_rate / self.factor and self.learning_rate * self.factor <= self.high):
@@ -71,8 +77,12 @@ class Suggestion:
         return "fairly sure" if self.factor <= FAIRLY else "not sure"
 
     def __str__(self):
-        head = f"learning rate {self.learning_rate:.3g}, {self.sure}: {self.low:.3g} to {self.high:.3g} do about as well"
+        head = f"learning rate {self.learning_rate:.3g}, {self.confidence}: {self.low:.3g} to {self.high:.3g} do about as well"
         return "\n".join([head, *(f"  {reason}" for reason in self.reasons), f"  take {self.rule!r}"])
+
+    def __repr__(self):
+        found = f"learning_rate={self.learning_rate:.6g}, low={self.low:.3g}, high={self.high:.3g}, confidence={self.confidence!r}"
+        return f"Suggestion({found}, value={self.value:.6g}, rule={self.rule!r})"
 
 
 def suggest(

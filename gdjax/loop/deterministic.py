@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gdjax import stop as stopping, tree
+from gdjax.brief import brief_repr
 from gdjax.loop import evidence as evidences, lanes, one_kernel, step as stepping
 from gdjax.loop.verdict import EVERY, EVERY_SEARCH, Seen, close, inspect, judge, look, unseen
 from gdjax.parts import convolutions, turned
@@ -28,6 +29,8 @@ class Progress(NamedTuple):
     square: Any  # ‖u‖² of the last update where something asks for it, else ()
     learning_rate: Any  # float32, of the last step, where history asks for it, else ()
 
+    __repr__ = brief_repr
+
 
 class Resumable(NamedTuple):
     """``result.state`` of a full-batch run: one pytree with all that is needed to go on."""
@@ -35,6 +38,8 @@ class Resumable(NamedTuple):
     progress: Progress
     history: dict[str, Any]  # what was recorded so far
     watched: Any = ()  # what is known of its epochs, where they are compared
+
+    __repr__ = brief_repr
 
 
 class Run(NamedTuple):

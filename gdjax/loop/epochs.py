@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import tree
+from gdjax.brief import brief_repr
 from gdjax.loop import deterministic, lanes, step as stepping
 from gdjax.loop.stochastic import reported, validation_loss
 from gdjax.result import RUNNING, Status
@@ -51,6 +52,8 @@ class Watched(NamedTuple):
     waited: Any  # int32: epochs since then
     validation: Any  # at the last point; () without
 
+    __repr__ = brief_repr
+
 
 def unwatched(services: Services, rule, state: stepping.State) -> Watched | tuple:
     """Before the first point; () where nothing is compared."""
@@ -64,7 +67,7 @@ def unwatched(services: Services, rule, state: stepping.State) -> Watched | tupl
 def look(objective, rule, watched: Watched, state: stepping.State, value, validation) -> Watched:
     """After the point of ``state`` has been evaluated."""
     params = reported(rule, state)
-    held_out = () if validation is None else validation_loss(objective, state, params, validation).astype(watched.metric.dtype)
+    held_out: Any = () if validation is None else validation_loss(objective, state, params, validation).astype(watched.metric.dtype)
     metric = value if validation is None else held_out
     better = jnp.isfinite(metric) & (metric < watched.metric)
     here = Watched(metric, state.step, (params, state.model_state) if watched.best else (), jnp.int32(0), held_out)

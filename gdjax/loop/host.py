@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from gdjax.brief import brief_repr
 from gdjax.loop.signals import Signals, attach
 from gdjax.result import RUNNING, Status
 
@@ -66,6 +67,8 @@ class Report(NamedTuple):
     validation: float  # NaN without validation data
     params: Any
     model_state: Any  # or None
+
+    __repr__ = brief_repr
 
 
 def says_stop(answer) -> bool:

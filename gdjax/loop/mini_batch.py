@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax import tree
+from gdjax.brief import brief_repr
 from gdjax.loop import hindsight, host, one_kernel, step as stepping, stochastic
 from gdjax.loop.batches import Numbers, Plan, fetch
 from gdjax.loop.feeds import UNKNOWN, Arrays, Block, Streams
@@ -45,6 +46,8 @@ class Resumable(NamedTuple):
     progress: Progress  # the key of its state as 32-bit words
     history: dict[str, Any]
     setting: Setting
+
+    __repr__ = brief_repr
 
 
 def saved(progress: Progress, history: dict[str, Any], setting: Setting) -> Resumable:
@@ -140,7 +143,8 @@ class _Driver:
         self.last = options.steps if options.steps is not None else (options.epochs * options.per_epoch if options.per_epoch else int(UNKNOWN))
         streams = plan.source == "stream"
         self.source: Any = Streams(data, self.step, plan.objective, progress.state) if streams else Arrays(data, plan, options, progress.state.key)
-        self.progress, self.aux, self.tail, self.code, self.reason, self.judged = progress, None, None, RUNNING, -1, None
+        self.progress, self.aux, self.tail, self.code, self.reason = progress, None, None, RUNNING, -1
+        self.judged: Any = None
         self.evaluations, self.looked = progress.state.evaluations, None
         self.parts = [] if resume is None else [_earlier(resume, plan.names, self.step)]
         records = max(self.last - self.step, 1) // (options.record_every or options.per_epoch or 1) + 2

@@ -30,8 +30,8 @@ class Setting(NamedTuple):
 def setting_of(loss_fn: Any, batch_size: int | None, examples: int | None, shuffle: Any) -> Setting:
     """That of a run."""
     order = 0 if batch_size is None else sources.ORDERS.index(shuffle)
-    numbers = (np.int32(n) for n in (batch_size or 0, examples or 0, order))
-    return Setting(*numbers, np.uint32(_checksum(loss_fn)), np.int32(100 * sys.version_info[0] + sys.version_info[1]))
+    size, rows, code = np.int32(batch_size or 0), np.int32(examples or 0), np.uint32(_checksum(loss_fn))
+    return Setting(size, rows, np.int32(order), code, np.int32(100 * sys.version_info[0] + sys.version_info[1]))
 
 
 def check_setting(before: Setting, now: Setting) -> None:

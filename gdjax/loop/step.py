@@ -12,6 +12,7 @@ import optax
 
 from gdjax import tree
 from gdjax.arguments import short
+from gdjax.brief import brief_repr
 from gdjax.data.streams import Stacks
 from gdjax.loop import lanes
 from gdjax.objective import Evaluation, Objective, check_chunk_size, check_params
@@ -29,6 +30,8 @@ class State(NamedTuple):
     step: Any  # int32, shape (): updates made
     evaluations: Any  # int32, shape (): evaluations of value and gradient made
 
+    __repr__ = brief_repr
+
 
 class Info(NamedTuple):
     """What is worth looking at in a step; what is not used is not computed under jit."""
@@ -40,12 +43,16 @@ class Info(NamedTuple):
     evaluations: Any  # int32: made by this step, line searches included
     aux: Any  # what the loss returned beside its value
 
+    __repr__ = brief_repr
+
 
 class Descent(NamedTuple):
     """``init(params, *, model_state=None, key=None) -> state`` and ``step(state, batch) -> (state, info)``."""
 
     init: Any
     step: Any
+
+    __repr__ = brief_repr
 
 
 def descent(loss_fn: LossFn, rule: Transformation, *, has_aux: bool = False, stochastic: bool = False, chunk_size: ChunkSize = None) -> Descent:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gdjax import stop as stopping, tree
+from gdjax.brief import brief_repr
 from gdjax.loop import lanes, step as stepping
 from gdjax.loop.batches import Numbers, Plan, fetch, offered, offered_at_start
 from gdjax.loop.deterministic import Turns, bounded_while, write_row
@@ -29,6 +30,8 @@ class Tally(NamedTuple):
     total: Any  # Σ value
     count: Any  # in batches, of which one counts as the share of its rows that count; for streams in rows
 
+    __repr__ = brief_repr
+
 
 class Best(NamedTuple):
     """The best end of an epoch so far."""
@@ -40,6 +43,8 @@ class Best(NamedTuple):
     model_state: Any  # likewise
     value: Any  # that epoch's mean training loss
     grad_norm: Any  # that of its last batch
+
+    __repr__ = brief_repr
 
 
 class Progress(NamedTuple):
@@ -61,6 +66,8 @@ class Progress(NamedTuple):
     best: Best
     waited: Any  # int32: epochs since the best
     stop_state: Any
+
+    __repr__ = brief_repr
 
 
 class Run(NamedTuple):

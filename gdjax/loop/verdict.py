@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from gdjax import stop as stopping, tree
+from gdjax.brief import brief_repr
 from gdjax.loop.evidence import largest
 from gdjax.result import RUNNING, Status
 
@@ -36,6 +37,8 @@ class Seen(NamedTuple):
     mark: Any  # Σ x at the last inspection: has anything moved since?
     idle: Any  # int32: inspections in a row without progress
     pending: Any  # int32: the verdict of an inspection, said once the params are evaluated
+
+    __repr__ = brief_repr
 
 
 def unseen(params) -> Seen:
