@@ -45,7 +45,8 @@ def minimize(
         record_every: record steps 0, k, 2k, …, and the last.
         has_aux: ``fun`` returns (loss, aux); ``result.aux`` is that of the returned params.
         differentiate: how derivatives of a traced run are taken. "implicit": those of ``params`` and ``value`` with respect to ``args``, by the implicit
-            function theorem, NaN unless the run converged. "unroll": of everything with respect to everything, rule and start included, by going through all
+            function theorem, where the run converged or a step of Newton's moves its end by a thousandth of the params at most, else NaN; what comes of the
+            way, such as the history, has NaN too. "unroll": of everything with respect to everything, rule and start included, by going through all
             ``max_steps`` steps backwards; where a run ended NONFINITE they can be NaN, of the last finite params too.
         progress: True or False, or None for a bar on a terminal once the run has taken two seconds. Needs the extra ``progress``.
         resume: ``result.state`` of an earlier run of the same function and rule, to continue it bit for bit.

@@ -20,6 +20,7 @@ from gdjax.objective import Objective
 from gdjax.result import Result, Status
 
 ZERO = jax.custom_derivatives.SymbolicZero
+NEAR, SOLVED = 1e-3, 1e-1  # of ‖x‖ and ‖∇f‖: how near a minimum a derivative by the implicit function theorem is given where the run has not converged
 EVERY_LOOK = 8 * EVERY  # steps between looks at which lanes of an uncompiled vmap have finished
 
 
@@ -165,21 +166,32 @@ def _implicit_jvp(static: Static, primals, tangents):
             "does not depend on how it was found. To differentiate through the steps, pass differentiate='unroll'."
         )
     (params, value), made = _implicit(static, inputs, batch)
-    model_state = inputs.model_state
 
     def at(params, batch):
-        there = stepping.value_and_grad(static.objective, params, model_state, batch, None, None)
-        return there.grads, there.value.astype(value.dtype)
+        there = stepping.value_and_grad(static.objective, params, inputs.model_state, batch, None, None)
+        return there.grads, there.value.astype(value.dtype), there.aux
+
+    def hessian(v):
+        return jax.jvp(lambda p: at(p, batch)[0], (params,), (v,))[1]
+
+    def solve(matvec, b):
+        return jax.scipy.sparse.linalg.cg(matvec, b, tol=float(jnp.finfo(value.dtype).eps))[0]
 
     dots = jax.tree.map(_instantiate, batch_dot, is_leaf=lambda t: isinstance(t, ZERO))
-    _, (pull, value_dot) = jax.jvp(lambda b: at(params, b), (batch,), (dots,))
-    hessian = lambda v: jax.jvp(lambda p: at(p, batch)[0], (params,), (v,))[1]  # noqa: E731
-    solve = lambda matvec, b: jax.scipy.sparse.linalg.cg(matvec, b, tol=float(jnp.finfo(value.dtype).eps))[0]  # noqa: E731
-    # Where the run did not converge there is no such theorem: NaN, before and after the solve, whose transpose would turn it into its start, 0.
-    trust = jnp.where(made.code == Status.CONVERGED, 1, jnp.nan)
-    params_dot = lax.custom_linear_solve(hessian, tree.scale(-trust, pull), solve, symmetric=True)
-    solution_dot = (tree.scale(trust, params_dot), trust.astype(value.dtype) * value_dot)
-    return ((params, value), made), (solution_dot, jax.tree.map(_no_tangent, made))
+    (grads, *_), (pull, value_dot, _) = jax.jvp(lambda b: at(params, b), (batch,), (dots,))
+    # Away from a minimum there is no such theorem: NaN, before and after the solve, whose transpose would turn it into its start, 0.
+    good = lax.cond(made.code == Status.CONVERGED, lambda: jnp.bool_(True), lambda: _near_a_minimum(params, grads, hessian, solve))
+    trust = jnp.where(good, 1, jnp.nan)
+    params_dot = tree.scale(trust, lax.custom_linear_solve(hessian, tree.scale(-trust, pull), solve, symmetric=True))
+    aux_dot = jax.jvp(lambda p, b: at(p, b)[2], (params, batch), (params_dot, dots))[1]
+    return ((params, value), made), ((params_dot, trust.astype(value.dtype) * value_dot), _no_tangents(made, dots)._replace(aux=aux_dot))
+
+
+def _near_a_minimum(params, grads, hessian, solve):
+    """Whether the Newton step n from here, H n = ∇f, is found, goes down, and moves the params by a thousandth at most."""
+    newton = solve(hessian, grads)
+    left, norm, size = tree.norm(tree.subtract(hessian(newton), grads)), tree.norm(grads), tree.norm(params)
+    return (left <= SOLVED * norm) & (tree.vdot(newton, grads) >= 0) & (tree.norm(newton) <= NEAR * size)
 
 
 def _instantiate(tangent):
@@ -190,5 +202,13 @@ def _instantiate(tangent):
     return jnp.zeros(t.shape, t.dtype) if floating else np.zeros(t.shape, jax.dtypes.float0)
 
 
-def _no_tangent(x):
-    return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else np.zeros(jnp.shape(x), jax.dtypes.float0)
+def _no_tangents(made, dots):
+    """NaN for what came of the way to the minimum, such as its history: nothing is said by the theorem, and 0 would be wrong."""
+    moved = [jnp.sum(t).astype(jnp.float32) for t in jax.tree.leaves(dots) if jnp.issubdtype(jnp.result_type(t), jnp.inexact)]
+    unknown = jnp.nan * sum(moved, jnp.float32(0))
+
+    def tangent(x):
+        floating = jnp.issubdtype(x.dtype, jnp.inexact)
+        return jnp.broadcast_to(unknown.astype(x.dtype), jnp.shape(x)) if floating else np.zeros(jnp.shape(x), jax.dtypes.float0)
+
+    return jax.tree.map(tangent, made)
