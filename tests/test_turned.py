@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import gdjax
-from gdjax.loop import batches, stochastic
+from gdjax.loop import batches, progress, stochastic
 from gdjax.objective import Objective
 from gdjax.parts import turned
 from gdjax.parts.examples import Table
@@ -117,13 +117,13 @@ def test_two_matrices_of_mirrored_shapes():
 
 @pytest.mark.parametrize("batch_size", [2, 10])
 def test_the_loop_carries_them_turned(batch_size):
-    plan = gdjax._fit._plan(Objective(softmax), ("value",), batch_size, ROWS, False, False, "last", None, False)
+    plan = gdjax._fit._plan(Objective(softmax), ("value",), batch_size, ROWS, False, "last", None, False)
     numbers = batches.Numbers(*[jnp.int32(9)] * 5, offset=jnp.int32(0))
     rule, data = gdjax.sgd(0.1), (jnp.asarray(X), jnp.asarray(LABELS))
 
     def run(params):
-        progress = stochastic.begin(plan, rule, params, None, None, None, data)
-        return stochastic.loop(plan, rule, stochastic.open_run(plan, progress, data, None, numbers, 8), data, None, None, numbers)
+        start = progress.begin(plan, rule, params, None, None, None, data)
+        return stochastic.loop(plan, rule, progress.open_run(plan, start, data, None, numbers, 8), data, None, None, numbers)
 
     carried = [str(v.aval) for e in whiles(jax.make_jaxpr(run)(START).jaxpr) for v in e.invars]
     assert f"float32[{CLASSES},{FEATURES}]" in carried

@@ -20,9 +20,7 @@ from gdjax.result import Result, Status, facts
 
 BATCHES = 8  # looked at, of mini-batches
 PRODUCTS = 6  # of the Hessian with a vector, for each batch
-TRIALS = (
-    17  # learning rates, each a tenth of the one before: from 1/L down, or about the one used where no curvature is met
-)
+TRIALS = 17  # learning rates, each a tenth of the one before: from 1/L down, or about the one used where no curvature is met
 WALKS, WALK = 6, 40  # tries of so many steps, each at a quarter of the learning rate before
 FAR = (1e2, 1e4, 1e6, 1e8)  # times 1/L: a loss that still falls so far away has no bottom
 SMALL, LARGE, LONG = (
@@ -76,9 +74,7 @@ def _both_ends(look, start, end) -> dict[str, Any]:
     seen in training cannot tell.
     """
     here, there = look(end), look(start)
-    climbed = (here["mean_value"] - there["mean_value"]) / max(
-        abs(float(there["mean_value"])), np.finfo(np.float32).tiny
-    )
+    climbed = (here["mean_value"] - there["mean_value"]) / max(abs(float(there["mean_value"])), np.finfo(np.float32).tiny)
     return (there if climbed > facts.CLIMBED else here) | {"climbed": climbed}
 
 
@@ -140,9 +136,7 @@ def _around(evaluate, params, steps, used) -> dict[str, Any]:
         value, grads, curvature = seen
         there = evaluate(params, step)
         largest = jnp.maximum(curvature, _largest(lambda p: evaluate(p, step).grads, params, there.grads))
-        return (value + there.value / count, tree.add_scaled(grads, 1 / count, there.grads), largest), tree.norm(
-            there.grads
-        )
+        return (value + there.value / count, tree.add_scaled(grads, 1 / count, there.grads), largest), tree.norm(there.grads)
 
     zero = jnp.zeros((), dtype)
     (value, grads, curvature), norms = lax.scan(add, (zero, tree.zeros_like(params), zero), steps)
@@ -179,9 +173,7 @@ def _largest(slope, params, grads):
         image = jax.jvp(slope, (params,), (seen[0],))[1]
         return _unit(image), tree.norm(image)
 
-    return lax.fori_loop(
-        0, PRODUCTS, product, (_unit(tree.add_scaled(_unit(grads), 0.5, aside)), jnp.zeros((), tree.dtype_of(params)))
-    )[1]
+    return lax.fori_loop(0, PRODUCTS, product, (_unit(tree.add_scaled(_unit(grads), 0.5, aside)), jnp.zeros((), tree.dtype_of(params))))[1]
 
 
 def _unit(direction):
@@ -215,9 +207,7 @@ def _lasting_rate(evaluate, params, steps, first, most):
         return rate / 4, walked(rate) <= most, count + 1
 
     first = jnp.where(first > 0, first, jnp.nan)
-    rate, lasts, _ = lax.while_loop(
-        lambda tried: ~tried[1] & (tried[2] < WALKS) & (tried[0] > 0), again, (first, jnp.asarray(False), 0)
-    )
+    rate, lasts, _ = lax.while_loop(lambda tried: ~tried[1] & (tried[2] < WALKS) & (tried[0] > 0), again, (first, jnp.asarray(False), 0))
     return jnp.where(lasts, 4 * rate, jnp.nan)
 
 
@@ -227,9 +217,7 @@ def _signal(slope, norms):
         return jnp.full_like(slope, jnp.nan)
     largest = jnp.maximum(jnp.max(norms), jnp.finfo(norms.dtype).tiny)
     mean, each = slope / largest, norms / largest
-    return mean**2 / jnp.maximum(
-        (jnp.sum(each**2) - norms.size * mean**2) / (norms.size - 1), jnp.finfo(norms.dtype).eps
-    )
+    return mean**2 / jnp.maximum((jnp.sum(each**2) - norms.size * mean**2) / (norms.size - 1), jnp.finfo(norms.dtype).eps)
 
 
 # ---- what was given
@@ -240,11 +228,7 @@ def of_inputs(result: Result, given: dict[str, Any], rows_known: bool = True) ->
     the schedule gave no number ≥ 0.
     """
     paths = [jax.tree_util.tree_leaves_with_path(tree_of_data) for tree_of_data in given.values()]
-    leaves = [
-        (name + jax.tree_util.keystr(path), leaf)
-        for name, found in zip(given, paths, strict=True)
-        for path, leaf in found
-    ]
+    leaves = [(name + jax.tree_util.keystr(path), leaf) for name, found in zip(given, paths, strict=True) for path, leaf in found]
     result = dataclasses.replace(result, leaf_names=tuple(name for name, _ in leaves))
     if not facts.asks_about_the_inputs(result):
         return result
@@ -265,11 +249,7 @@ def _first_not_finite(leaf) -> tuple[int, float | None]:
     """(row, number) of the first entry that is NaN or infinite, by blocks of rows; the number is None where there is
     none.
     """
-    if (
-        not hasattr(leaf, "dtype")
-        or not jnp.issubdtype(leaf.dtype, jnp.floating)
-        or not getattr(leaf, "is_fully_addressable", True)
-    ):
+    if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.floating) or not getattr(leaf, "is_fully_addressable", True):
         return -1, None
     array = np.asarray(leaf)
     rows = array.reshape(1, -1) if array.ndim == 0 else array.reshape(len(array), -1)
@@ -294,8 +274,4 @@ def _of_schedule(result: Result) -> Result:
     except Exception:  # a schedule that takes one step at a time; what it gave is then not known
         return result
     bad = ~(np.isfinite(rates) & (rates >= 0))
-    return (
-        told(result, bad_step=np.int32(np.argmax(bad)), bad_rate=np.float32(rates[np.argmax(bad)]))
-        if bad.any()
-        else result
-    )
+    return told(result, bad_step=np.int32(np.argmax(bad)), bad_rate=np.float32(rates[np.argmax(bad)])) if bad.any() else result

@@ -16,8 +16,8 @@ from gdjax.loop import hindsight, host, one_kernel, step as stepping, stochastic
 from gdjax.loop.batches import Numbers, Plan, fetch
 from gdjax.loop.feeds import UNKNOWN, Arrays, Block, Streams
 from gdjax.loop.full_batch import capacity_for, pick, raise_not_finite
+from gdjax.loop.progress import Progress, Run, Tally, begin, open_run
 from gdjax.loop.setting import Setting, without_key
-from gdjax.loop.stochastic import Progress, Run
 from gdjax.result import RUNNING, Diagnosis, Result, Status
 
 # Copies of the state are kept, to run again from should the run break: every second, or so seldom that they take one part in so many of the time; on the
@@ -57,7 +57,7 @@ def saved(progress: Progress, history: dict[str, Any], setting: Setting) -> Resu
 
 def resumed(progress: Progress, records: bool) -> Progress:
     """The progress of an earlier run for one that records at other steps: what has been made of its epoch belongs to its next record."""
-    kept = progress.record if isinstance(progress.record, stochastic.Tally) else progress.epoch
+    kept = progress.record if isinstance(progress.record, Tally) else progress.epoch
     return progress._replace(record=tree.copy(kept) if records else ())
 
 
@@ -80,7 +80,7 @@ class Summary(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("plan",))
 def _begin(plan, rule, params, key, model_state, stop, data) -> Progress:
-    return tree.copy(stochastic.begin(plan, rule, params, key, model_state, stop, data))
+    return tree.copy(begin(plan, rule, params, key, model_state, stop, data))
 
 
 _at_the_end = jax.jit(stochastic.at_the_end, static_argnames="plan")
@@ -93,7 +93,7 @@ def _copy(progress):
 
 @functools.partial(one_kernel.Compiled, static_argnames=("plan", "capacity"), donate_argnames=("progress",))
 def _segment(plan: Plan, rule, progress, data, rows, stop, numbers, validation, capacity) -> tuple[Run, Summary]:
-    run = stochastic.open_run(plan, progress, data, rows, numbers, capacity)
+    run = open_run(plan, progress, data, rows, numbers, capacity)
     run = stochastic.loop(plan, rule, run, data, rows, stop, numbers, validation)
     done = run.progress
     unfinished, sound, tail = stochastic.unfinished(plan, done), tree.all_finite(done.state.params), stochastic.row_of(plan, done)
@@ -105,8 +105,8 @@ def _segment(plan: Plan, rule, progress, data, rows, stop, numbers, validation, 
 def on_host(plan: Plan, options: Options, rule, params, data, key, model_state, stop, validation, resume) -> Result:
     """A run in compiled segments."""
     data = data if plan.source == "stream" else host.on_device(data)  # on the device once, not per segment
-    begin = functools.partial(_begin, plan, rule, params, key, model_state, stop, data if rule.init_takes_more and plan.source != "stream" else None)
-    again = begin if resume is None else (lambda: _copy(resumed(resume.progress, plan.records)))
+    anew = functools.partial(_begin, plan, rule, params, key, model_state, stop, data if rule.init_takes_more and plan.source != "stream" else None)
+    again = anew if resume is None else (lambda: _copy(resumed(resume.progress, plan.records)))
     progress = again()
     validation = host.on_device(validation)
     work = 10 * tree.size(params) + 20 * plan.batch_size * sum(np.prod(x.shape[1:]) for x in ([] if plan.source == "stream" else jax.tree.leaves(data)))

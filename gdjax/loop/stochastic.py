@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from gdjax import stop as stopping, tree
-from gdjax.brief import brief_repr
-from gdjax.loop import lanes, step as stepping
-from gdjax.loop.batches import Numbers, Plan, fetch, offered, offered_at_start
+from gdjax.loop import lanes, one_kernel, step as stepping
+from gdjax.loop.batches import Numbers, Plan, fetch, offered
 from gdjax.loop.deterministic import Turns, bounded_while, write_row
+from gdjax.loop.progress import Best, Progress, Run, Tally
 from gdjax.objective import leading
 from gdjax.parts import turned
 from gdjax.parts.examples import choose, has_table, with_tables, without_tables
@@ -22,113 +22,6 @@ from gdjax.result import RUNNING, Status
 HISTORY = ("value", "grad_norm", "learning_rate", "evaluations", "validation")
 GREW = 1e10  # a batch loss this many times the scale of the first will not come back
 FUSED_BELOW = 8  # rows: for smaller batches the gradient is fused into the update, and taking its norm in the loop would cost up to half a step
-
-
-class Tally(NamedTuple):
-    """Sums over the steps since the last boundary, scalars of shape ()."""
-
-    total: Any  # Σ value
-    count: Any  # in batches, of which one counts as the share of its rows that count; for streams in rows
-
-    __repr__ = brief_repr
-
-
-class Best(NamedTuple):
-    """The best end of an epoch so far."""
-
-    metric: Any  # validation loss, or the epoch's mean training loss
-    epoch: Any  # int32: at the end of which; 0 before the first
-    step: Any  # int32: likewise
-    params: Any  # with keep="best", else ()
-    model_state: Any  # likewise
-    value: Any  # that epoch's mean training loss
-    grad_norm: Any  # that of its last batch
-
-    __repr__ = brief_repr
-
-
-class Progress(NamedTuple):
-    """What the next step needs."""
-
-    state: stepping.State
-    epoch: Tally
-    record: Any  # Tally, or () where records are the ends of epochs
-    epochs: Any  # int32: finished
-    epoch_start: Any  # int32: the step at which the current epoch began
-    value: Any  # mean over the last finished epoch; NaN before
-    first_value: Any  # mean over the first epoch; NaN before its end
-    previous_value: Any  # what the stopping rules were shown at the epoch before; inf before
-    grad_norm: Any  # of the last batch before the last boundary
-    initial_value: Any  # of the first batch
-    initial_grad_norm: Any  # at the first boundary
-    learning_rate: Any  # float32, of the last step
-    validation: Any  # at the end of the last epoch; NaN without
-    best: Best
-    waited: Any  # int32: epochs since the best
-    stop_state: Any
-
-    __repr__ = brief_repr
-
-
-class Run(NamedTuple):
-    """A mini-batch run in flight."""
-
-    progress: Progress
-    code: Any  # int32: RUNNING or a Status
-    reason: Any  # int32
-    aux: Any
-    history: Any  # (capacity, names)
-    steps: Any  # (capacity,): the step of each row
-    rows: Any  # int32
-    reached: Any  # (step, evaluations), int32: how far it came, what broke it included
-    before: Any  # with guard, (progress, rows) of a step before, without tables; else ()
-
-
-def begin(plan: Plan, rule, params, key, model_state, stop, data) -> Progress:
-    """Before the first step; ``data`` may be None for rules whose ``init`` takes nothing of them."""
-    nan, inf = jnp.asarray(jnp.nan, tree.dtype_of(params)), jnp.asarray(jnp.inf, tree.dtype_of(params))
-    tally, zero = Tally(jnp.zeros_like(nan), jnp.zeros_like(nan)), jnp.int32(0)
-    kept = tree.copy((params, model_state)) if plan.keep_best else ((), ())
-    best = Best(metric=inf, epoch=zero, step=zero, params=kept[0], model_state=kept[1], value=nan, grad_norm=nan)
-    state = stepping.start(rule, params, model_state, key, offered_at_start(plan, rule, data, key))
-    return Progress(
-        state=state,
-        epoch=tally,
-        record=tally if plan.records else (),
-        epochs=zero,
-        epoch_start=zero,
-        value=nan,
-        first_value=nan,
-        previous_value=inf,
-        grad_norm=nan,
-        initial_value=nan,
-        initial_grad_norm=nan,
-        learning_rate=jnp.float32(jnp.nan),
-        validation=nan,
-        best=best,
-        waited=zero,
-        stop_state=stop.build().init() if stop else (),
-    )
-
-
-def open_run(plan: Plan, progress: Progress, data, rows, numbers, capacity: int) -> Run:
-    """A run that continues from ``progress``, with an empty history of ``capacity`` rows."""
-    batch, weights = jax.eval_shape(lambda: fetch(plan, data, rows, numbers, progress.state.step))
-    state = progress.state
-    inputs = (state.params, state.model_state, batch, jax.eval_shape(lambda s: stepping.step_key(plan.objective, s), state), weights)
-    shape = jax.eval_shape(lambda *inputs: stepping.value_and_grad(plan.objective, *inputs), *inputs)
-    history = jnp.full((capacity, len(plan.names)), jnp.nan, progress.value.dtype)
-    return Run(
-        progress=progress,
-        code=jnp.int32(RUNNING),
-        reason=jnp.int32(-1),
-        aux=tree.zeros_like(shape.aux),
-        history=history,
-        steps=jnp.full(capacity, -1, jnp.int32),
-        rows=jnp.int32(0),
-        reached=(state.step, state.evaluations),
-        before=(without_tables(progress), jnp.int32(0)) if plan.guard else (),
-    )
 
 
 def loop(plan: Plan, rule, run: Run, data, rows, stop, numbers: Numbers, validation=None) -> Run:
@@ -179,7 +72,7 @@ def _steps(plan: Plan, rule, run: Run, data, rows, numbers, boundary, span=None)
 
     def step(rule, inner, turn):
         place = inner.state.step if span is None else span[0] + turn
-        return one(rule, inner, (inner.state.step == boundary - 1) if in_loop else None, place, below(limit)(inner) if plan.spans else True)
+        return one(rule, inner, _norm_wanted(plan, inner.state, boundary) if in_loop else None, place, below(limit)(inner) if plan.spans else True)
 
     grad_norm, limit = progress.grad_norm, boundary
     if not in_loop:
@@ -193,6 +86,12 @@ def _steps(plan: Plan, rule, run: Run, data, rows, numbers, boundary, span=None)
     condition, body, carry, back = turned.stored(below(limit), step, inner, progress.state.params, plan.batch_size)
     inner = back(bounded_while(condition, body, carry, turns, rule, 0 if plan.compact else None))
     return _after_steps(plan, rule, run, inner, most, _rows(plan, data))
+
+
+def _norm_wanted(plan: Plan, state, boundary):
+    # In one kernel a branch makes two copies of what follows it, whose numbers may differ by a rounding: there the norm of every batch is taken.
+    one_kernel_at_most = plan.compact and tree.size(state.params) <= one_kernel.MOST_ENTRIES
+    return True if one_kernel_at_most else state.step == boundary - 1
 
 
 def _rows(plan: Plan, data) -> int:
@@ -252,6 +151,8 @@ def _one_step(plan: Plan, data, rows, numbers, most, rule, inner: Inner, norm_he
         norm = tree.norm(lie(seen.grads)).astype(value.dtype)
         sound = sound & (jnp.isfinite(norm) | (state.step > 0))
         grad_norm = jnp.where(sound, norm, inner.grad_norm)
+    elif norm_here is True:
+        grad_norm = jnp.where(sound, tree.norm(lie(seen.grads)).astype(value.dtype), inner.grad_norm)
     elif norm_here is not None:
         grad_norm = lax.cond(norm_here & sound, lambda g: tree.norm(g).astype(value.dtype), lambda g: inner.grad_norm, seen.grads)
     new, _, more = stepping.advance(

@@ -12,6 +12,7 @@ from gdjax import data as sources, tree
 from gdjax.loop import deterministic, stochastic
 from gdjax.loop.batches import Numbers, Plan
 from gdjax.loop.mini_batch import Options, finish, judged, resumed, saved
+from gdjax.loop.progress import begin, open_run
 from gdjax.loop.setting import Setting
 from gdjax.result import Result
 
@@ -19,14 +20,14 @@ from gdjax.result import Result
 @functools.partial(jax.jit, static_argnames=("plan", "options", "capacity"))
 def _whole(plan: Plan, options: Options, rule, params, data, rows, key, model_state, stop, validation, progress, capacity):
     if progress is None:
-        progress = stochastic.begin(plan, rule, params, key, model_state, stop, data)
+        progress = begin(plan, rule, params, key, model_state, stop, data)
     steps, per_epoch = options.steps, options.per_epoch
     numbers = Numbers(*(jnp.int32(n) for n in (steps, steps, per_epoch, options.record_every, options.patience, 0)))
     if rows is None and plan.source == "rows":
         epochs = jnp.arange(-(-steps // per_epoch))
         make = lambda epoch: sources.device_rows(progress.state.key, plan.count, plan.batch_size, options.order, epoch)  # noqa: E731
         rows = jax.lax.map(make, epochs).reshape(-1, plan.batch_size)
-    run = stochastic.open_run(plan, progress, data, rows, numbers, capacity)
+    run = open_run(plan, progress, data, rows, numbers, capacity)
     run = stochastic.loop(plan, rule, run, data, rows, stop, numbers, validation)
     looked = run._replace(progress=stochastic.at_the_end(plan, rule, run.progress, validation))
     return run, jax.lax.cond(stochastic.unfinished(plan, run.progress), lambda r: stochastic._write(plan, r), lambda r: r, looked)
