@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import data as sources
-from gdjax.checks import check_count
+from gdjax.checks import check_count, check_model_state, check_params
 from gdjax.loop import batches, deterministic, full_batch, host, mini_batch, options as check, step as stepping, stochastic, traced, traced_batches
 from gdjax.loop.epochs import Services
 from gdjax.loop.setting import setting_of
-from gdjax.objective import check_params, leading
+from gdjax.objective import declared, leading
 from gdjax.result import Result
-from gdjax.rule import as_rule
+from gdjax.rule import one_rule
 from gdjax.stop import Stop
 from gdjax.typing import Callback, ChunkSize, Data, Keep, LossFn, ModelState, Params, Recorded, RecordedOfBatches, Seed, Shuffle, Transformation
 
@@ -97,7 +97,7 @@ def fit(
         MAX_STEPS 500 [1. 2.]
     """
     stream = sources.is_stream(data)
-    objective = check.objective(loss_fn, has_aux, stochastic, model_state, chunk_size)
+    objective = declared(loss_fn, has_aux, stochastic, model_state, chunk_size)
     params = check_params(params)
     data = data if stream else sources.as_examples(data)
     count = None if stream else leading(data)
@@ -105,7 +105,7 @@ def fit(
     batch_size, epochs, steps = (None if n is None else int(n) for n in (batch_size, epochs, steps))  # NumPy integers too
     check.check_services(keep, patience, shuffle, callbacks, checkpoint, stop, record_every)
     validation = check.check_validation(validation, None if stream else data)
-    model_state = check.check_model_state(model_state)
+    model_state = check_model_state(model_state)
     if callbacks or checkpoint is not None:  # the user's code runs between segments, and may change what it owns
         data, validation = (data if stream else sources.copied(data)), sources.copied(validation)
     whole = batch_size is None and not stream
@@ -126,7 +126,7 @@ def fit(
     setting = setting_of(loss_fn, batch_size, count, shuffle)
     asked = mini_batch.Options(total, epochs, per_epoch, shuffle, record_every or 0, patience or 0, tuple(callbacks), checkpoint, progress, setting)
     check.check_stop_kind(stop)
-    rule = default_rule(total) if rule is None else as_rule(rule)
+    rule = default_rule(total) if rule is None else one_rule(rule)
     stepping.check_rate(plan.names, rule, params)
     return _mini_batches(inside, plan, asked, rule, params, data, key, model_state, stop, validation, resume)
 
@@ -172,7 +172,7 @@ def _full_batch(inside, rule, data, steps, stop, history, record_every, progress
     """The whole data set at every step: the same loop as ``minimize``."""
     names = check.recorded(history, (*deterministic.HISTORY, "validation"), services.validation)
     check_count("max_steps", steps, 0)
-    rule = default_full_batch_rule() if rule is None else as_rule(rule)
+    rule = default_full_batch_rule() if rule is None else one_rule(rule)
     stepping.check_rate(names, rule, params)
     stop = check.stopping_rule(None, stop, params)
     resume = check.check_resume(resume, full_batch.Resumable, params, rule, stop, params if services.keep_best else (), key, objective.stochastic)
@@ -228,8 +228,8 @@ def evaluate(
         4.5
     """
     key = None if key is None else sources.check_key(key, "the loss takes one")
-    objective = check.objective(loss_fn, has_aux, key is not None, model_state, chunk_size)
-    params, model_state = check_params(params), check.check_model_state(model_state)
+    objective = declared(loss_fn, has_aux, key is not None, model_state, chunk_size)
+    params, model_state = check_params(params), check_model_state(model_state)
     if sources.is_stream(data):
         if objective.has_aux:
             raise ValueError("evaluate: has_aux=True with a stream, whose batches have an aux each; wanted has_aux=False, or arrays: type data=(X, y).")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gdjax.checks import check_callable, check_flag
+from gdjax.checks import check_arrays, check_params
+from gdjax.data import as_examples
 from gdjax.loop import full_batch, host, traced
-from gdjax.loop.options import check_arrays, check_no_host, check_options, check_resume, stopping_rule
+from gdjax.loop.options import check_no_host, check_options, check_resume, stopping_rule
 from gdjax.loop.step import check_rate
-from gdjax.objective import FiniteSum, Objective, check_params
+from gdjax.objective import FiniteSum, declared
 from gdjax.result import Result
-from gdjax.rule import as_rule
+from gdjax.rule import one_rule
 from gdjax.stop import Stop
 from gdjax.typing import Differentiate, Number, Params, Recorded, Transformation
 
@@ -65,15 +66,15 @@ def minimize(
         >>> print(result.status.name, f"{result.params:.3f}", result.history["value"][:2])
         CONVERGED 2.000 [9.   5.76]
     """
-    objective = Objective(check_callable(fun, "fun"), has_aux=check_flag("has_aux", has_aux), splat=not isinstance(fun, FiniteSum), chunk_size="auto")
-    rule = default_rule() if rule is None else as_rule(rule)
+    objective = declared(fun, has_aux, False, None, "auto", splat=not isinstance(fun, FiniteSum), name="fun")
+    rule = default_rule() if rule is None else one_rule(rule)
     check_options(history, record_every, max_steps, differentiate)
     params = check_params(params)
     if not isinstance(args, tuple):
         raise TypeError(f"args is {type(args).__name__}; wanted a tuple of the further arguments of fun: type args=(X, y), or args=(X,) for one.")
     if not objective.splat and len(args) != 1:
         raise ValueError(f"args has {len(args)} entries and fun is a finite_sum, which takes one, its data: type args=((X, y),).")
-    args = check_arrays("args", args)
+    args = check_arrays("args", args) if objective.splat else (as_examples(args[0], "args[0]"),)
     stop = stopping_rule(tol, stop, params)
     check_rate(history, rule, params)
     resume = check_resume(resume, full_batch.Resumable, params, rule, stop)

@@ -12,11 +12,13 @@ import copy
 import difflib
 import functools
 import inspect
+import math
 import sys
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -77,16 +79,51 @@ def is_number(x: Any) -> bool:
     return isinstance(x, (float, complex, np.generic, np.ndarray, jax.Array)) or hasattr(x, "__jax_array__")
 
 
+def is_whole(x: Any) -> bool:
+    """True for a Python or NumPy integer; not for booleans, nor for durations, which NumPy counts among its integers."""
+    return isinstance(x, (int, np.integer)) and not isinstance(x, (bool, np.timedelta64))
+
+
+def is_word(x: Any, known: Any) -> bool:
+    """Whether an argument is one of the words (or the None) that are known; arrays and the like are none, and are not compared."""
+    return (x is None or isinstance(x, str)) and x in known
+
+
+def is_real(x: Any) -> bool:
+    """True for real numbers and arrays of them; also for tracers, whose values are not known yet, and for what JAX has to read."""
+    if isinstance(x, int) or not is_number(x):
+        return is_whole(x)
+    if np.ma.is_masked(x):
+        return False
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or not isinstance(x, (np.ndarray, np.generic, jax.Array)):
+        return not isinstance(x, complex)
+    return getattr(dtype, "kind", "f") not in "mM" and (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
+
+
+def native(x: Any) -> Any:
+    """NumPy's array or number in this machine's byte order and in 64 bits at most, as JAX takes it."""
+    if not isinstance(x, (np.ndarray, np.generic)):
+        return x
+    kind, size = x.dtype.kind, x.dtype.itemsize
+    if kind in "fc" and size > (8 if kind == "f" else 16):
+        return x.astype(np.float64 if kind == "f" else np.complex128)
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
 def is_array(leaf: Any) -> bool:
     """Whether JAX takes this as an array: numbers, arrays and keys, but not arrays of strings or objects."""
-    return isinstance(leaf, (int, float, complex)) or (hasattr(leaf, "dtype") and getattr(leaf.dtype, "kind", "f") not in "OSU")
+    if isinstance(leaf, (int, float, complex, jax.Array)):
+        return True
+    dtype = None if isinstance(leaf, type) else getattr(leaf, "dtype", None)
+    return jnp.issubdtype(dtype, jax.dtypes.extended) if not isinstance(dtype, np.dtype) else dtype.kind not in "OSUmM" and dtype.names is None
 
 
 def short(x: Any, most: int = 60) -> str:
     """``repr(x)`` on one line for an error, or where that is long (arrays, tables) the kind, shape and dtype."""
-    if hasattr(x, "shape") and hasattr(x, "dtype") and np.size(x) > 8:
-        return f"an array of shape {tuple(x.shape)} and dtype {x.dtype}"
     try:
+        if isinstance(getattr(x, "shape", None), tuple) and hasattr(x, "dtype") and math.prod(x.shape) > 8:
+            return f"an array of shape {x.shape} and dtype {x.dtype}"
         text = repr(x)
     except Exception:  # a foreign object may not be able to show itself
         text = ""
@@ -107,17 +144,14 @@ def check_number(
     """
     if not required and (value is None or callable(value)):
         return
-    if not (is_number(value) or (isinstance(value, int) and not isinstance(value, bool))):
-        raise TypeError(f"{factory}: {name} is {value!r}; wanted {wanted}.")
+    if not is_real(value):
+        raise TypeError(f"{factory}: {name} is {short(value)}; wanted {wanted}.")
     if not is_concrete(value):
         return
-    number = np.asarray(value)
-    if number.dtype.kind in "bcOSU":
-        raise TypeError(f"{factory}: {name} is {value!r}; wanted {wanted}.")
-    number = np.asarray(number, np.float64)
+    number = np.asarray(value, np.float64)
     good = (number > low if open_low else number >= low) & (number < high if open_high else number <= high)
     if not np.all(good):  # NaN compares false
-        raise ValueError(f"{factory}: {name} is {number if number.ndim else float(number)}; wanted {wanted}.")
+        raise ValueError(f"{factory}: {name} is {short(number) if number.ndim else float(number)}; wanted {wanted}.")
 
 
 def check_steps(factory: str, name: str, value: Any, *, low: int, example: int) -> None:
@@ -159,8 +193,11 @@ class Factory(Generic[Given, Made]):
             given = signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.__name__}: {_unexpected(signature, args, kwargs) or error}; wanted {self.__name__}{signature}.") from None
-        leaves, treedef = jax.tree.flatten((given.args, given.kwargs))  # sgd(0.1) is sgd(learning_rate=0.1)
-        leaves = [int(x) if isinstance(x, np.integer) else x for x in leaves]  # static, as other ints
+        try:
+            leaves, treedef = jax.tree.flatten((given.args, given.kwargs))  # sgd(0.1) is sgd(learning_rate=0.1)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{self.__name__}: {error} wanted numbers, or dicts with keys of one kind: type {self.__name__}{signature}.") from None
+        leaves = [int(x) if isinstance(x, np.integer) and is_whole(x) else native(x) for x in leaves]  # static, as other ints
         static = tuple(None if is_number(x) else (x,) for x in leaves)
         bound = self.kind(self, treedef, static, tuple(x for x in leaves if is_number(x)))
         if self._can_try(leaves):

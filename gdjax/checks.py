@@ -6,9 +6,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from gdjax.arguments import short
+from gdjax.arguments import is_array, is_whole, short
+from gdjax.data.arrays import as_arrays
+from gdjax.typing import Params
 
 MOST = np.iinfo(np.int32).max // 2  # steps are counted in int32
 
@@ -26,8 +31,8 @@ def check_callable(fun: Any, name: str) -> Any:
 
 def check_count(name: str, value: Any, low: int) -> int:
     """The integer, from ``low`` on; an error for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= MOST:
-        limit = f" and <= {MOST}" if isinstance(value, (int, np.integer)) and value > MOST else ""
+    if not is_whole(value) or not low <= value <= MOST:
+        limit = f" and <= {MOST}" if is_whole(value) and value > MOST else ""
         raise ValueError(f"{name} is {short(value)}; wanted an integer >= {low}{limit}: type {name}={max(low, 100)}.")
     return int(value)
 
@@ -61,3 +66,51 @@ def check_share(door: str, name: str, value: Any, example: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < 1:
         raise ValueError(f"{door}: {name} is {short(value)}; wanted a share between 0 and 1: type {name}={example}.")
     return float(value)
+
+
+def check_arrays(argument: str, given: Any) -> Any:
+    """The pytree as arrays; an error for a leaf that is none, named with its place."""
+    given = as_arrays(given, argument)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(given):
+        if not is_array(leaf):
+            what = f"{argument}{jax.tree_util.keystr(path)} is {short(leaf)} ({type(leaf).__name__})"
+            raise TypeError(f"{what}; wanted arrays: keep all else in the function, by functools.partial or a closure.")
+    return given
+
+
+def check_model_state(given: Any) -> Any:
+    """The model state as arrays of the dtypes it keeps."""
+    return jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x, jnp.result_type(x)), check_arrays("model_state", given))
+
+
+def check_params(params: Params, argument: str = "params") -> Params:
+    """The params as arrays of their own, if they are a non-empty pytree of real floating arrays; otherwise an error that names the leaf."""
+    params = as_arrays(params, argument)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if all(is_array(leaf) and jnp.size(leaf) == 0 for _, leaf in leaves):
+        raise ValueError(f"{argument} is {short(params)}, a pytree without numbers; wanted at least one floating array: pass jnp.zeros(3), for example.")
+    for path, leaf in leaves:
+        _check_param(f"{argument}{jax.tree_util.keystr(path)}", leaf)
+    return jax.tree.map(_own, params)
+
+
+def _own(x):
+    # NumPy's arrays are copied: JAX would read some of them where they are, and see what their owner writes there later.
+    return x if isinstance(x, jax.Array) else lax.convert_element_type(np.array(x) if isinstance(x, np.ndarray) else x, jnp.result_type(x))
+
+
+def _check_param(where: str, leaf: Any) -> None:
+    if not is_array(leaf):
+        raise TypeError(
+            f"{where} is {short(leaf)} ({type(leaf).__name__}); wanted a floating array. Keep what is not an array out of params: "
+            "params, static = equinox.partition(model, equinox.is_inexact_array), and equinox.combine(params, static) inside the loss."
+        )
+    dtype = jnp.result_type(leaf)
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise TypeError(f"{where} is a key ({dtype}); wanted a real floating array: pass keys as data, or as key= with stochastic=True.")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        kind = "a complex" if jnp.issubdtype(dtype, jnp.complexfloating) else "a boolean" if dtype == jnp.bool_ else "an integer"
+        hint = "split it into real and imaginary parts" if kind == "a complex" else "write 5.0 instead of 5, or convert it: jnp.asarray(x, jnp.float32)"
+        raise TypeError(f"{where} is {kind} array ({dtype}); wanted a real floating array, since gradients are taken of it: {hint}.")
+    if dtype.itemsize < 2:
+        raise TypeError(f"{where} has dtype {dtype}, in which steps are lost; wanted 16 bits at least: type x.astype(jnp.bfloat16), and round in the loss.")

@@ -13,9 +13,9 @@ import numpy as np
 from jax import lax
 
 from gdjax import tree
-from gdjax.arguments import is_array, short
+from gdjax.arguments import is_array, is_whole, short
 from gdjax.brief import brief_repr
-from gdjax.data.arrays import as_arrays
+from gdjax.checks import check_callable, check_flag
 from gdjax.parts import blocks, convolutions, turned
 from gdjax.parts.blocks import Blocks
 from gdjax.parts.examples import Examples
@@ -73,9 +73,9 @@ def finite_sum(example_loss_fn, regularizer=None) -> FiniteSum:
         5.40
     """
     if not callable(example_loss_fn):
-        raise TypeError(f"finite_sum: example_loss_fn is {example_loss_fn!r}; wanted a function of (params, example): type gdjax.finite_sum(example_loss).")
+        raise TypeError(f"finite_sum: example_loss_fn is {short(example_loss_fn)}; wanted a function (params, example): type gdjax.finite_sum(example_loss).")
     if regularizer is not None and not callable(regularizer):
-        raise TypeError(f"finite_sum: regularizer is {regularizer!r}; wanted a function of params: type regularizer=lambda w: 0.01 * jnp.vdot(w, w).")
+        raise TypeError(f"finite_sum: regularizer is {short(regularizer)}; wanted a function of params: type regularizer=lambda w: 0.01 * jnp.vdot(w, w).")
     return FiniteSum(example_loss_fn, regularizer)
 
 
@@ -244,7 +244,7 @@ class Objective:
     def _examples(self, params, block, keys):
         out = self.loss_fn.examples(params, block, keys)
         if isinstance(out, tuple) != self.has_aux or (self.has_aux and len(out) != 2):
-            raise TypeError(f"example_loss_fn returned {_describe(out)} with has_aux={self.has_aux}; return a loss, or (loss, aux) and pass has_aux=True.")
+            raise TypeError(f"example_loss_fn returned {_describe(out)} with has_aux={self.has_aux}; wanted a loss; of (loss, aux) pass has_aux=True.")
         losses, aux = out if self.has_aux else (out, None)
         return _check_examples(losses, leading(block)), aux
 
@@ -328,7 +328,7 @@ def _check_aux(aux):
     for path, leaf in jax.tree_util.tree_leaves_with_path(aux):
         if not is_array(leaf):
             where = f"aux{jax.tree_util.keystr(path)}"
-            raise TypeError(f"loss_fn returned (loss, aux) where {where} is {leaf!r} ({type(leaf).__name__}); wanted arrays: leave all else out of aux.")
+            raise TypeError(f"loss_fn returned (loss, aux) where {where} is {short(leaf)} ({type(leaf).__name__}); wanted arrays: leave all else out of aux.")
     return aux
 
 
@@ -344,48 +344,21 @@ def _check_model_state(old, new):
     if jax.tree.structure(old) != jax.tree.structure(new) or shapes(old) != shapes(new):
         raise TypeError(
             f"loss_fn changed the structure of model_state from {jax.tree.structure(old)} {shapes(old)} to {jax.tree.structure(new)} {shapes(new)}; "
-            "return a model_state like the one it got, same keys, shapes and dtypes."
+            "wanted one like that it got, same keys, shapes and dtypes: return a model_state like it."
         )
     return new
 
 
-def check_params(params: Params, argument: str = "params") -> Params:
-    """The params as arrays of their own, if they are a non-empty pytree of real floating arrays; otherwise an error that names the leaf."""
-    params = as_arrays(params, argument)
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if all(is_array(leaf) and jnp.size(leaf) == 0 for _, leaf in leaves):
-        raise ValueError(f"{argument} is {short(params)}, a pytree without numbers; wanted at least one floating array: pass jnp.zeros(3), for example.")
-    for path, leaf in leaves:
-        _check_param(f"{argument}{jax.tree_util.keystr(path)}", leaf)
-    return jax.tree.map(_own, params)
-
-
-def _own(x):
-    # NumPy's arrays are copied: JAX would read some of them where they are, and see what their owner writes there later.
-    return x if isinstance(x, jax.Array) else lax.convert_element_type(np.array(x) if isinstance(x, np.ndarray) else x, jnp.result_type(x))
-
-
-def _check_param(where: str, leaf: Any) -> None:
-    if not is_array(leaf):
-        raise TypeError(
-            f"{where} is {short(leaf)} ({type(leaf).__name__}); wanted a floating array. Keep what is not an array out of params: "
-            "params, static = equinox.partition(model, equinox.is_inexact_array), and equinox.combine(params, static) inside the loss."
-        )
-    dtype = jnp.result_type(leaf)
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        raise TypeError(f"{where} is a key ({dtype}); wanted a real floating array: pass keys as data, or as key= with stochastic=True.")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        kind = "a complex" if jnp.issubdtype(dtype, jnp.complexfloating) else "a boolean" if dtype == jnp.bool_ else "an integer"
-        hint = "split it into real and imaginary parts" if kind == "a complex" else "write 5.0 instead of 5, or convert it: jnp.asarray(x, jnp.float32)"
-        raise TypeError(f"{where} is {kind} array ({dtype}); wanted a real floating array, since gradients are taken of it: {hint}.")
-    if dtype.itemsize < 2:
-        raise TypeError(f"{where} has dtype {dtype}, in which steps are lost; wanted 16 bits at least: type x.astype(jnp.bfloat16), and round in the loss.")
+def declared(loss_fn, has_aux, stochastic, model_state, chunk_size, splat: bool = False, name: str = "loss_fn") -> Objective:
+    """The loss with what a door was told about it, checked."""
+    flags = check_flag("has_aux", has_aux), check_flag("stochastic", stochastic), model_state is not None
+    return check_chunk_size(Objective(check_callable(loss_fn, name), *flags, splat, chunk_size))
 
 
 def check_chunk_size(objective: Objective) -> Objective:
     """The objective, if its chunk size fits its form."""
     chunk = objective.chunk_size
-    if isinstance(chunk, np.integer):
+    if isinstance(chunk, np.integer) and is_whole(chunk):
         return check_chunk_size(dataclasses.replace(objective, chunk_size=int(chunk)))
     known = chunk is None or (isinstance(chunk, str) and chunk == "auto") or (isinstance(chunk, int) and not isinstance(chunk, bool) and chunk >= 1)
     if not known:
@@ -393,8 +366,8 @@ def check_chunk_size(objective: Objective) -> Objective:
     if isinstance(chunk, int) and not objective.is_sum and (objective.has_aux or objective.stateful or objective.stochastic):
         raise ValueError(
             f"chunk_size is {chunk} for an opaque loss with aux, a key or model state, which cannot be taken apart; "
-            "declare the loss with gdjax.finite_sum, or pass chunk_size=None."
+            "wanted a sum: declare the loss with gdjax.finite_sum, or type chunk_size=None."
         )
     if objective.is_sum and objective.stateful:
-        raise ValueError("model_state was given with a finite_sum loss, whose examples are independent; write it as loss_fn(params, model_state, batch).")
+        raise ValueError("model_state was given with a finite_sum, whose examples are independent; wanted a loss_fn(params, model_state, batch): write it so.")
     return objective

@@ -8,6 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gdjax._sweep.found import Sweep
+from gdjax.arguments import short
+from gdjax.checks import check_flag
+from gdjax.diagnose.ranges import RangeTest
 from gdjax.result import Result, Status
 
 FAILED = (Status.DIVERGED, Status.NONFINITE)
@@ -57,11 +61,18 @@ def history(results: Result | Mapping[str, Result], names=("value",), ax: Any = 
         ('step', 'loss', 2)
     """
     plt = _pyplot()
+    _check_axes("history", ax)
     runs = dict(results) if isinstance(results, Mapping) else {"": results}
-    names = (names,) if isinstance(names, str) else tuple(names)
+    for run in runs.values():
+        _check_kind("history", "results", run, Result, "gdjax.plot.history(gdjax.minimize(fun, params))")
+    if not runs:
+        raise ValueError("history: results is empty; wanted one result at least: type gdjax.plot.history(result).")
+    names = (names,) if isinstance(names, str) else names
+    if not isinstance(names, (tuple, list)) or not names:
+        raise TypeError(f'history: names is {short(names)}; wanted names of recorded quantities: type names=("value", "grad_norm").')
     sets = [(label, name, _curves(run, name, x)) for label, run in runs.items() for name in names]
     curves = [curve for *_, members in sets for curve in members]
-    log = bool(log) and _has_logarithm(curves)
+    log = check_flag("log", log) and _has_logarithm(curves)
     ceiling = _ceiling(curves, log)
     ax = plt.subplots(figsize=(7.0, 4.5), layout="constrained")[1] if ax is None else ax
     for index, (label, name, members) in enumerate(sets):
@@ -69,6 +80,16 @@ def history(results: Result | Mapping[str, Result], names=("value",), ax: Any = 
         legend = _legend(label, name if line or len(names) > 1 else "", members)
         _draw(ax, _visible(members, ceiling, log), _colors(plt, run, len(members)), LINES[line % len(LINES)], legend)
     return _furnish(ax, x, names, log, ceiling)
+
+
+def _check_kind(door: str, name: str, given: Any, kind: type, example: str) -> None:
+    if not isinstance(given, kind):
+        raise TypeError(f"{door}: {name} is {short(given)}; wanted a {kind.__name__}: type {example}.")
+
+
+def _check_axes(door: str, ax: Any) -> None:
+    if ax is not None and not (hasattr(ax, "plot") and hasattr(ax, "set_xlabel")):
+        raise TypeError(f"{door}: ax is {short(ax)}; wanted matplotlib's axes, or None for new ones: type ax=plt.gca().")
 
 
 def _pyplot() -> Any:
@@ -82,9 +103,9 @@ def _pyplot() -> Any:
 def _curves(run: Result, name: str, x: str) -> list[Curve]:
     """The lines of one quantity of a run: one, or one per lane; records that are missing (NaN) or not finite are left out."""
     for wanted in (name, x):
-        if wanted not in run.history:
+        if not isinstance(wanted, str) or wanted not in run.history:
             known = ", ".join(repr(key) for key in run.history)
-            raise ValueError(f"history: {wanted!r} was not recorded; this run has {known}. Type history=(..., {wanted!r}) in the call that made it.")
+            raise ValueError(f"history: {short(wanted)} was not recorded; this run has {known}; wanted one of them: type history=({short(wanted)},) there.")
     codes, steps = np.ravel(np.asarray(run.code)), np.ravel(np.asarray(run.steps))
     ys = np.asarray(run.history[name], np.float64).reshape(codes.size, -1)
     xs = np.broadcast_to(np.asarray(run.history[x], np.float64), np.shape(run.history[name])).reshape(codes.size, -1)
@@ -192,6 +213,8 @@ def range_test(found: Any, ax: Any = None):
         ('learning rate', 'log')
     """
     plt = _pyplot()
+    _check_kind("range_test", "found", found, RangeTest, "gdjax.plot.range_test(gdjax.range_test(loss_fn, params))")
+    _check_axes("range_test", ax)
     ax = plt.subplots(figsize=(7.0, 4.5), layout="constrained")[1] if ax is None else ax
     rates, values, smoothed = (np.atleast_2d(np.asarray(x, np.float64)) for x in (found.learning_rates, found.values, found.smoothed))
     suggestions, ends = np.atleast_1d(np.asarray(found.suggestion)), np.atleast_1d(np.asarray(found.diverged_at))
@@ -240,6 +263,8 @@ def sweep(found: Any, x: str | None = None, ax: Any = None):
         ('learning rate', 3)
     """
     plt = _pyplot()
+    _check_kind("sweep", "found", found, Sweep, "gdjax.plot.sweep(gdjax.sweep(run, rules))")
+    _check_axes("sweep", ax)
     name = _number_argument(found, x)
     ax = plt.subplots(figsize=(7.0, 4.5), layout="constrained")[1] if ax is None else ax
     groups: dict[tuple, list[int]] = {}
@@ -266,8 +291,8 @@ def sweep(found: Any, x: str | None = None, ax: Any = None):
 
 def _number_argument(found: Any, x: str | None) -> str:
     numbers = [name for name, column in found.arguments.items() if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in column)]
-    if x is not None and x not in numbers:
-        raise ValueError(f"sweep: x is {x!r}; wanted an argument that is a number in every lane: {', '.join(map(repr, numbers)) or 'there is none'}.")
+    if x is not None and not (isinstance(x, str) and x in numbers):
+        raise ValueError(f"sweep: x is {short(x)}; wanted an argument that is a number in every lane: {', '.join(map(repr, numbers)) or 'there is none'}.")
     if not numbers:
         raise ValueError("sweep: no argument is a number in every lane; wanted one for the horizontal axis: print(found.table()) shows them all.")
     return numbers[0] if x is None else x

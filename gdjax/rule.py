@@ -9,9 +9,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
-from gdjax.arguments import Call, Factory, Given, make_factory
+from gdjax.arguments import Call, Factory, Given, make_factory, short
 from gdjax.typing import Params, RuleState
 
 
@@ -164,7 +166,24 @@ def as_rule(transformation, argument: str = "rule") -> Rule:
         return fixed(transformation)
     name = getattr(transformation, "__name__", "sgd")
     hint = f"{name}(0.1)" if callable(transformation) else "gdjax.sgd(0.1) or optax.adam(1e-3)"
-    raise TypeError(f"{argument} is {transformation!r}; wanted a gradient transformation (init, update): pass {hint}.")
+    raise TypeError(f"{argument} is {short(transformation, 300)}; wanted a gradient transformation (init, update): pass {hint}.")
+
+
+def one_rule(transformation, argument: str = "rule") -> Rule:
+    """The door for one run: a rule whose numbers are numbers. An array of learning rates would be one for each coordinate where the shapes happen to agree."""
+    made = as_rule(transformation, argument)
+    for each in (made, *_all_within(made)):
+        room = (getattr(each.factory.function, "__module__", None) or "").split(".")[0]
+        looked_at = each.arguments if room == "gdjax" else {"learning_rate": each.arguments.get("learning_rate")}
+        for leaf in jax.tree.leaves(looked_at, is_leaf=lambda x: isinstance(x, Rule)):
+            if not isinstance(leaf, Rule) and np.ndim(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                shape = np.shape(leaf)
+                raise ValueError(f"{argument} is {each!r}, with numbers of shape {shape}; wanted one rule: to try several type gdjax.sweep(run, rules).")
+    return made
+
+
+def _all_within(rule: Rule) -> list[Rule]:
+    return [x for inner in rules_within(rule) for x in (inner, *_all_within(inner))]
 
 
 def rules_within(rule: Rule) -> list[Rule]:
@@ -213,6 +232,8 @@ def chain(*rules):
         >>> gdjax.chain(gdjax.rule(optax.clip_by_global_norm)(1.0), gdjax.sgd(0.1))
         chain(clip_by_global_norm(max_norm=1), sgd(learning_rate=0.1))
     """
+    if not rules:
+        raise ValueError("chain: got no rules; wanted one at least: type gdjax.chain(optax.clip_by_global_norm(1.0), gdjax.sgd(0.1)).")
     members = [as_rule(member, "chain: a member") for member in rules]
     pair = optax.chain(*members)
     takes_more = any(member.init_takes_more for member in members)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.arguments import Call, is_number
+from gdjax.arguments import Call, is_concrete, is_number, is_real, is_whole, short
 from gdjax.data import check_key
 from gdjax.rule import rule as lift
 
@@ -69,20 +69,17 @@ def one_minus_log_uniform(low: float, high: float) -> Distribution:
 
 def choice(options: Sequence[Any]) -> Distribution:
     """One of the options, all equally likely: of anything, such as None, booleans or schedules."""
+    if not _is_axis(options) or not len(options):
+        raise ValueError(f"choice: options is {short(options)}; wanted a list of some: type choice([True, False]).")
     options = list(options)
-    if not options:
-        raise ValueError("choice: got no options; wanted some: type choice([True, False]).")
     return Distribution(f"choice({options})", lambda u: options[min(int(u * len(options)), len(options) - 1)])
 
 
 def _check_range(name: str, low: Any, high: Any, above: float = -math.inf) -> None:
-    try:
-        good = above < float(low) < float(high) < math.inf
-    except (TypeError, ValueError):
-        good = False
-    if not good:
+    numbers = all(is_real(x) and is_concrete(x) and not np.ndim(x) for x in (low, high))
+    if not numbers or not above < float(low) < float(high) < math.inf:
         least = "" if above == -math.inf else f"{above:g} < "
-        raise ValueError(f"{name}: got low={low!r}, high={high!r}; wanted {least}low < high, finite: type {name}(0.001, 0.5).")
+        raise ValueError(f"{name}: got low={short(low)}, high={short(high)}; wanted {least}low < high, finite: type {name}(0.001, 0.5).")
 
 
 def grid(factory, **axes: Any) -> Any:
@@ -147,8 +144,8 @@ def sample(factory, count: int, key: Any, **axes: Any) -> Any:
         McKay, Beckman, Conover 1979, Technometrics 21. Random search beats grids where few arguments matter: Bergstra, Bengio 2012, JMLR 13.
     """
     factory = _factory("sample", factory, axes)
-    if not isinstance(count, (int, np.integer)) or isinstance(count, bool) or not 1 <= count <= MOST_LANES:
-        raise ValueError(f"sample: count is {count!r}; wanted a whole number from 1 to {MOST_LANES}: type count=16.")
+    if not is_whole(count) or not 1 <= count <= MOST_LANES:
+        raise ValueError(f"sample: count is {short(count)}; wanted a whole number from 1 to {MOST_LANES}: type count=16.")
     if wrong := [name for name, x in axes.items() if _is_axis(x)]:
         raise TypeError(f"sample: {wrong[0]} is a list; wanted a distribution or one value: type {wrong[0]}=gdjax.sampling.choice([...]), or take gdjax.grid.")
     keys = jax.random.split(check_key(key, "sample draws at random"), len(axes) + 1)
@@ -164,7 +161,7 @@ def _draw(distribution: Distribution, count: int, key) -> list[Any]:
 
 def _factory(name: str, factory: Any, axes: dict[str, Any]) -> Any:
     if not callable(factory) or hasattr(factory, "update"):
-        raise TypeError(f"{name}: got {factory!r}; wanted a factory of rules and its arguments: type gdjax.{name}(gdjax.sgd, ..., learning_rate=...).")
+        raise TypeError(f"{name}: got {short(factory)}; wanted a factory of rules and its arguments: type gdjax.{name}(gdjax.sgd, ..., learning_rate=...).")
     if not axes:
         raise ValueError(f"{name}: got no arguments to vary; type gdjax.{name}(factory, ..., learning_rate=...).")
     parameters = inspect.signature(factory).parameters
@@ -176,7 +173,7 @@ def _factory(name: str, factory: Any, axes: dict[str, Any]) -> Any:
 
 def _as_floats(values: list[Any]) -> list[Any]:
     """Whole numbers beside others are numbers too, not structure: [1, 0.1] is [1.0, 0.1]."""
-    whole = [isinstance(x, (int, np.integer)) and not isinstance(x, bool) for x in values]
+    whole = [is_whole(x) for x in values]
     mixed = any(map(is_number, values)) and not all(whole)
     return [float(x) if mixed and flag else x for x, flag in zip(values, whole, strict=True)]
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdjax.arguments import Call, Factory, Given, check_number
+from gdjax.arguments import Call, Factory, Given, check_number, short
 from gdjax.brief import brief_repr
 from gdjax.result import RUNNING, Status
 from gdjax.typing import Number
@@ -58,12 +58,14 @@ class Stop(Call):
 
     def __or__(self, other: Stop) -> Stop:
         if not isinstance(other, Stop):
-            raise TypeError(f"stop: cannot join {self!r} with {other!r}; wanted a stopping rule such as gdjax.stop.grad_norm(1e-6).")
+            raise TypeError(f"stop: cannot join {self!r} with {short(other)}; wanted a stopping rule such as gdjax.stop.grad_norm(1e-6).")
         return either(*self.members(), *other.members())
 
 
 def stop(factory: Callable[Given, Any]) -> Factory[Given, Stop]:
     """Turns a factory of ``Functions(init, check)`` into one of stopping rules; public, for users' own."""
+    if not callable(factory) or isinstance(factory, Call):
+        raise TypeError(f"stop: got {short(factory)}; wanted a function of numbers that returns Functions(init, check): type @gdjax.stop.stop above it.")
     return Factory(factory, Stop)
 
 
@@ -80,7 +82,7 @@ def _positive(factory, name, value, example):
 
 def _positive_count(factory, name, value):
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"stop.{factory}: {name} is {value!r}; wanted an integer >= 1: type gdjax.stop.{factory}({name}=5).")
+        raise ValueError(f"stop.{factory}: {name} is {short(value)}; wanted an integer >= 1: type gdjax.stop.{factory}({name}=5).")
 
 
 def _either(*rules):

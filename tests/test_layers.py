@@ -20,7 +20,8 @@ LAYERS = {
     "parts": 2.5,  # made of layer 2, made into rules
     "rules": 3,
     "objective": 3,
-    "data": 3,
+    "data": 1.3,
+    "checks": 1.6,
     "stop": 3,
     "sampling": 3.5,
     "sharding": 3,

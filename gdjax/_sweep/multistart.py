@@ -10,9 +10,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from gdjax._sweep.found import BEST, Sweep, text_table
-from gdjax._sweep.run import sweep
+from gdjax._sweep.run import checked_block, sweep
+from gdjax.arguments import short
 from gdjax.brief import brief_repr
-from gdjax.checks import check_count
+from gdjax.checks import check_count, check_params
 from gdjax.data import check_key
 from gdjax.result import Result, Status
 from gdjax.typing import Params, Seed
@@ -111,15 +112,16 @@ def multistart(
         2 -1.036 ['-0.305', '0.294']
     """
     check_count("count", count, 1)
-    for name, function in (("run", run), ("compare", compare or run)):
+    for name, function in (("run", run), ("compare", run if compare is None else compare)):
         if not callable(function):
-            raise TypeError(f"multistart: {name} is {function!r}; wanted a function of params.")
+            raise TypeError(f"multistart: {name} is {short(function)}; wanted a function of params: type lambda params: gdjax.minimize(fun, params).")
     if not callable(params_sampler):
-        raise TypeError(f"multistart: params_sampler is {params_sampler!r}; wanted a function of a key that draws params: type jax.random.normal.")
+        raise TypeError(f"multistart: params_sampler is {short(params_sampler)}; wanted a function of a key that draws params: type jax.random.normal.")
     if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 < tolerance < np.inf):
-        raise ValueError(f"multistart: tolerance is {tolerance!r}; wanted a distance above 0, or None: type tolerance=1e-3.")
+        raise ValueError(f"multistart: tolerance is {short(tolerance)}; wanted a distance above 0, or None: type tolerance=1e-3.")
+    checked_block(block, mesh, "multistart")
     keys = jax.random.split(check_key(key, "the starts are drawn from it"), int(count))
-    starts = jax.vmap(params_sampler)(keys)
+    starts = jax.vmap(lambda key: check_params(params_sampler(key), "what params_sampler draws"))(keys)
     found = sweep(_From(run), {"params": starts}, block=block, mesh=mesh)  # params may be a list, which to sweep would be several rules
     if not isinstance(found.results, Result):
         raise TypeError(f"multistart: run returned {type(found.results).__name__}; wanted a Result: type lambda params: gdjax.minimize(fun, params).")

@@ -17,8 +17,9 @@ from jax.sharding import PartitionSpec
 
 from gdjax import tree
 from gdjax._sweep.found import Sweep, count_of, groups_of
-from gdjax.arguments import is_array
-from gdjax.data import check_key
+from gdjax.arguments import is_array, is_whole, short
+from gdjax.checks import check_share
+from gdjax.data import as_arrays, check_key
 from gdjax.loop import host
 from gdjax.parts.lane_bytes import most_lanes
 from gdjax.result import Result, Status
@@ -83,7 +84,7 @@ def sweep(
     seeds = None if keys is None else _checked_keys(keys)
     typed = None if seeds is None else tuple(check_key(seed, "keys hold one per seed") for seed in seeds)
     rungs = _checked_rungs(run, score, rungs, keep, seeds is not None)
-    go = _Runner(run, typed, score, _checked_block(block, mesh), mesh)
+    go = _Runner(run, typed, score, checked_block(block, mesh), mesh)
     states = [_Group(group, np.arange(count_of(group))) for group in groups]
     left: dict[int, int] = {}
     for rung, steps in enumerate(rungs or (None,)):
@@ -187,7 +188,13 @@ def _given(group: _Group, resume: Any, seed: int, places: np.ndarray) -> tuple[A
 def _one(run, options: tuple, key, rule, state, lane):
     """A run of one lane. The number of the lane is there to be mapped over where a rule has no numbers."""
     more = dict(options) if state is None else {**dict(options), "resume": state}
-    return run(rule, **more) if key is None else run(rule, key, **more)
+    made = run(rule, **more) if key is None else run(rule, key, **more)
+    made = as_arrays(made, "what run returned")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(made):
+        if not is_array(leaf):
+            where = f"run returned {short(leaf)} for a lane" + (f", at {jax.tree_util.keystr(path)}" if path else "")
+            raise TypeError(f"sweep: {where}; wanted a Result, or arrays: type lambda rule: gdjax.minimize(fun, params, rule).")
+    return made
 
 
 @functools.lru_cache(maxsize=16)
@@ -279,48 +286,50 @@ def _named_stopped(state: _Group) -> Any:
 
 def _checked_lanes(group: Any) -> Any:
     """The group with every leaf an array with the axis of lanes; single numbers are the same in all of them."""
+    group = as_arrays(group, "rules")
     leaves = jax.tree.leaves(group)
     if isinstance(group, Rule) and not leaves:
         return group  # one lane
     if not leaves or not all(is_array(x) for x in leaves):
-        raise TypeError(f"sweep: rules holds {group!r}; wanted numbers with a leading axis of lanes: type gdjax.grid(gdjax.sgd, learning_rate=[0.01, 0.1]).")
+        raise TypeError(f"sweep: rules holds {short(group)}; wanted numbers with a leading axis: type gdjax.grid(gdjax.sgd, learning_rate=[0.01, 0.1]).")
     counts = {np.shape(x)[0] for x in leaves if np.ndim(x)}
     if len(counts) != 1 or 0 in counts:
         had = "no axis of lanes" if not counts else f"leading axes of {', '.join(map(str, sorted(counts)))}"
-        raise ValueError(f"sweep: the leaves of {group!r} have {had}; wanted one length for all: type gdjax.grid(gdjax.sgd, learning_rate=[0.01, 0.1]).")
+        raise ValueError(f"sweep: the leaves of {short(group)} have {had}; wanted one length for all: type gdjax.grid(gdjax.sgd, learning_rate=[0.01, 0.1]).")
     (count,) = counts
     return jax.tree.map(lambda x: jnp.asarray(x) if np.ndim(x) else jnp.full(count, x), group)
 
 
 def _checked_keys(keys: Any) -> tuple[Any, ...]:
     if not hasattr(keys, "__len__") or getattr(keys, "ndim", 1) == 0 or len(keys) == 0:
-        raise TypeError(f"sweep: keys is {keys!r}; wanted seeds or an array of keys, one at least: type keys=range(4).")
-    return tuple(x if isinstance(x, (int, np.integer)) else check_key(x, "keys hold one per seed") for x in keys)
+        raise TypeError(f"sweep: keys is {short(keys)}; wanted seeds or an array of keys, one at least: type keys=range(4).")
+    return tuple(x if is_whole(x) else check_key(x, "keys hold one per seed") for x in keys)
 
 
 def _checked_rungs(run: Any, score: Any, rungs: Any, keep: Any, keyed: bool) -> tuple[int, ...]:
     if score is not None and not callable(score):
-        raise TypeError(f"sweep: score is {score!r}; wanted a function of what run returns: type score=lambda result: result.value.")
+        raise TypeError(f"sweep: score is {short(score)}; wanted a function of what run returns: type score=lambda result: result.value.")
     if not callable(run):
-        raise TypeError(f"sweep: run is {run!r}; wanted a function of a rule: type lambda rule: gdjax.fit(..., rule, ...).")
-    if not isinstance(keep, (int, float)) or not 0 < keep < 1:
-        raise ValueError(f"sweep: keep is {keep!r}; wanted a share between 0 and 1: type keep=1/3.")
+        raise TypeError(f"sweep: run is {short(run)}; wanted a function of a rule: type lambda rule: gdjax.fit(..., rule, ...).")
+    check_share("sweep", "keep", keep, "1/3")
     if rungs is None:
         return ()
-    steps = tuple(int(x) for x in rungs) if np.ndim(rungs) == 1 else ()
-    if not steps or steps[0] < 1 or any(b <= a for a, b in itertools.pairwise(steps)) or any(a != b for a, b in zip(steps, rungs, strict=True)):
-        raise ValueError(f"sweep: rungs is {rungs!r}; wanted numbers of steps, increasing: type rungs=(100, 300, 900).")
+    given = rungs.tolist() if isinstance(rungs, (np.ndarray, jax.Array)) and rungs.ndim == 1 else rungs
+    steps = tuple(given) if isinstance(given, (list, tuple, range)) and all(map(is_whole, given)) else ()
+    if not steps or steps[0] < 1 or any(b <= a for a, b in itertools.pairwise(steps)):
+        raise ValueError(f"sweep: rungs is {short(rungs)}; wanted numbers of steps, increasing: type rungs=(100, 300, 900).")
     if not _takes(run, "steps"):
         taken = "rule, key" if keyed else "rule"
         raise TypeError(f"sweep: run takes no steps, which rungs need; type lambda {taken}, steps, resume=None: gdjax.fit(..., steps=steps, resume=resume).")
     return steps
 
 
-def _checked_block(block: Any, mesh: Any) -> int | None:
+def checked_block(block: Any, mesh: Any, door: str = "sweep") -> int | None:
+    """The lanes at once, where they and the mesh are what they should be."""
     if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
-        raise TypeError(f'sweep: mesh is {mesh!r}; wanted a jax.sharding.Mesh: type mesh=jax.make_mesh((len(jax.devices()),), ("lanes",)).')
-    if block is not None and (not isinstance(block, (int, np.integer)) or isinstance(block, bool) or block < 1):
-        raise ValueError(f"sweep: block is {block!r}; wanted a whole number of lanes, 1 at least, or None: type block=64.")
+        raise TypeError(f'{door}: mesh is {short(mesh)}; wanted a jax.sharding.Mesh: type mesh=jax.make_mesh((len(jax.devices()),), ("lanes",)).')
+    if block is not None and (not is_whole(block) or block < 1):
+        raise ValueError(f"{door}: block is {short(block)}; wanted a whole number of lanes, 1 at least, or None: type block=64.")
     return None if block is None else int(block)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gdjax.arguments import is_array, short
+from gdjax.arguments import is_array, native, short
 from gdjax.typing import Data
 
 
@@ -125,10 +125,7 @@ def _of_numpy(array: Any, where: str) -> Any:
     if dtype.kind in "mM":
         hint = "(t - t.min()) / np.timedelta64(1, 's')" if dtype.kind == "M" else "t / np.timedelta64(1, 's')"
         raise TypeError(f"{where} has dtype {dtype}, times; wanted numbers: type {hint}, for example.")
-    if dtype.kind in "fc" and dtype.itemsize > (8 if dtype.kind == "f" else 16):
-        array = array.astype(np.float64 if dtype.kind == "f" else np.complex128)
-    elif not dtype.isnative:
-        array = array.astype(dtype.newbyteorder("="))
+    array = native(array)
     _check_range(array, where)
     return array if type(array) is np.ndarray or isinstance(array, np.generic) else np.asarray(array)
 
@@ -161,7 +158,7 @@ def check_data(data: Data, argument: str = "data") -> int:
         raise ValueError(f"{argument} is {short(data)}, a pytree without arrays; wanted arrays with a common leading axis: pass (X, y), for example.")
     for path, leaf in leaves:
         where = f"{argument}{jax.tree_util.keystr(path)}"
-        if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape") or len(leaf.shape) == 0:
+        if not hasattr(leaf, "dtype") or not isinstance(getattr(leaf, "shape", None), tuple) or not leaf.shape:
             raise TypeError(f"{where} is {short(leaf)}; wanted an array whose leading axis counts the examples: pass np.asarray(rows), shape (n, ...).")
         if not is_array(leaf):
             raise TypeError(f"{where} has dtype {leaf.dtype}; wanted numbers: convert it, rows.astype(np.float32), or encode labels as integers.")

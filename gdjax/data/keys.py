@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gdjax.arguments import short
+from gdjax.arguments import is_whole, short
 from gdjax.typing import Key
 
 
@@ -18,7 +18,7 @@ def check_key(key: Any, reason: str) -> Key:
     """A typed key from an int seed, a legacy key or a typed key; otherwise an error. There is no hidden seed."""
     if key is None:
         raise ValueError(f"key is None, but {reason}; wanted a seed or a key: type key=0 or key=jax.random.key(0).")
-    if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
+    if is_whole(key):
         return _seeded(int(key))
     array: Any = key
     if isinstance(key, (jax.Array, np.ndarray)):

@@ -14,6 +14,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from gdjax import tree
+from gdjax.arguments import short
 from gdjax.brief import brief_repr
 from gdjax.checks import check_count
 from gdjax.diagnose.problem import Problem, checked, gradient, rows_of_batches, size_of
@@ -82,7 +83,7 @@ class Smoothness:
         log(accuracy) / log ρ with ρ = (κ − 1)/(κ + 1) at h = 2/(L + μ), or with the best momentum ρ = (√κ − 1)/(√κ + 1). inf where κ is.
         """
         if not 0 < accuracy < 1:
-            raise ValueError(f"predicted_steps: accuracy is {accuracy!r}; wanted a share between 0 and 1: type accuracy=1e-3.")
+            raise ValueError(f"predicted_steps: accuracy is {short(accuracy)}; wanted a share between 0 and 1: type accuracy=1e-3.")
         root = jnp.sqrt(self.condition_number) if momentum else self.condition_number
         rate = jnp.log1p(2 / jnp.maximum(root - 1, 1e-30))  # −log ρ
         return jnp.where(jnp.isfinite(root), jnp.maximum(jnp.ceil(-math.log(accuracy) / jnp.maximum(rate, 1e-30)), 1), jnp.inf)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax import data as sources, schedules
-from gdjax.checks import check_callable, check_count
+from gdjax.arguments import short
+from gdjax.checks import check_callable, check_count, check_flag
 from gdjax.diagnose.curvature import Smoothness, smoothness
 from gdjax.diagnose.ranges import WATCHED, WATCHED_LEAST, RangeTest, check_no_examples, range_test
 from gdjax.diagnose.trials import FAIRLY, LEAN, SURE, THOROUGH, Task, Trials, draws, repeated, tried, widened
@@ -222,8 +223,9 @@ def _reasons(trials: str, seen: _Seen, both: Trials, initial: float, rate: float
 def _checked(loss_fn, params, data, make_rule, steps, batch_size, key, budget, validation, has_aux) -> Task:
     check_callable(loss_fn, "loss_fn")
     check_count("steps", steps, 1)
+    has_aux = check_flag("has_aux", has_aux)
     if budget is not None and not (isinstance(budget, (int, float)) and 0 < budget < math.inf):
-        raise ValueError(f"suggest: budget is {budget!r}; wanted work in runs, above 0, or None for {THOROUGH.runs}: type budget=7.")
+        raise ValueError(f"suggest: budget is {short(budget)}; wanted work in runs, above 0, or None for {THOROUGH.runs}: type budget=7.")
     if data is None and (batch_size is not None or validation is not None):
         raise ValueError("suggest: batch_size or validation without data; wanted data, a pytree of arrays with a common leading axis.")
     if data is None and isinstance(loss_fn, FiniteSum):
@@ -257,7 +259,7 @@ def _maker(make_rule: Any, batch_size: int | None) -> Any:
     if make_rule is None:
         return _with_cosine if batch_size is not None else _Alone(gd)
     if not callable(make_rule) or hasattr(make_rule, "update"):
-        raise TypeError(f"suggest: make_rule is {make_rule!r}; wanted a function of a learning rate that returns a rule: type gdjax.sgd.")
+        raise TypeError(f"suggest: make_rule is {short(make_rule)}; wanted a function of a learning rate that returns a rule: type gdjax.sgd.")
     takes = [p for p in inspect.signature(make_rule).parameters.values() if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     two = len(takes) == 2
     if not isinstance(make_rule(0.1, 100.0) if two else make_rule(0.1), Rule):

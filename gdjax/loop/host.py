@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import sys
 import time
 from types import CodeType
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from gdjax.arguments import short
 from gdjax.brief import brief_repr
 from gdjax.loop.signals import Signals, attach
 from gdjax.result import RUNNING, Status
@@ -24,13 +26,19 @@ SHOW_AFTER = 2.0  # seconds until a progress bar shows by itself
 
 def under_trace(function: Any, *trees: Any) -> bool:
     """Whether this call happens inside jit, vmap or grad: by its arguments, by what the loss has captured, or by the trace around it."""
-    leaves = jax.tree.leaves(trees)
-    return any(isinstance(x, Tracer) for x in leaves) or captures_tracer(function) or isinstance(jnp.zeros(()), Tracer)
+    return any(isinstance(x, Tracer) for each in trees for x in _leaves(each)) or captures_tracer(function) or isinstance(jnp.zeros(()), Tracer)
 
 
 def on_device(trees: Any) -> Any:
     """The trees with NumPy's arrays and numbers on the device. ``jnp.asarray`` would compile a program for every new shape."""
     return jax.tree.map(lambda x: jax.device_put(x) if isinstance(x, (np.ndarray, np.generic)) else jnp.asarray(x), trees)
+
+
+def _leaves(given: Any) -> list[Any]:
+    try:
+        return jax.tree.leaves(given)
+    except (TypeError, ValueError):  # what cannot be taken apart is refused elsewhere, by name
+        return []
 
 
 def captures_tracer(function: Any, depth: int = 4) -> bool:
@@ -42,7 +50,7 @@ def captures_tracer(function: Any, depth: int = 4) -> bool:
     held += [getattr(function, name) for name in ("__self__", "__wrapped__", "func", "example_loss_fn", "regularizer") if hasattr(function, name)]
     held += list(getattr(function, "args", ()) or ()) if hasattr(function, "func") else []
     held += list((getattr(function, "keywords", None) or {}).values()) if hasattr(function, "func") else []
-    for leaf in jax.tree.leaves(held):
+    for leaf in itertools.chain.from_iterable(map(_leaves, held)):
         if isinstance(leaf, Tracer):
             return True
         if callable(leaf) and not inspect.isclass(leaf) and captures_tracer(leaf, depth - 1):
@@ -73,7 +81,7 @@ class Report(NamedTuple):
 
 def says_stop(answer) -> bool:
     """Whether a callback's answer asks to stop: True does, None and numbers do not."""
-    return np.asarray(answer).dtype == np.bool_ and bool(answer)
+    return isinstance(answer, (bool, np.bool_, np.ndarray, jax.Array)) and np.shape(answer) == () and np.asarray(answer).dtype == np.bool_ and bool(answer)
 
 
 class Watch:
@@ -137,7 +145,7 @@ class Watch:
 def check_progress(progress: Any) -> None:
     """An error for anything but True, False and None, and for True where tqdm is missing."""
     if not any(progress is known for known in (True, False, None)):
-        raise TypeError(f"progress is {progress!r}; wanted True, False, or None (a bar on a terminal once a run passes two seconds).")
+        raise TypeError(f"progress is {short(progress)}; wanted True, False, or None (a bar on a terminal once a run passes two seconds).")
     if progress:
         _tqdm(required=True)
 

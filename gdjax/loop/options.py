@@ -9,36 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import data as sources, stop as stopping, tree
-from gdjax.arguments import is_array, short
-from gdjax.checks import check_callable, check_choice, check_count, check_flag, check_names
+from gdjax.arguments import short
+from gdjax.checks import check_choice, check_count, check_names
 from gdjax.loop.deterministic import HISTORY
 from gdjax.loop.setting import check_setting, with_key
-from gdjax.objective import Objective, check_chunk_size
 from gdjax.result import Result
 
 DIFFERENTIATE = ("implicit", "unroll")
 KEEP = ("last", "best")
-
-
-def check_arrays(argument, given) -> Any:
-    """The pytree as arrays; an error for a leaf that is none, named with its place."""
-    given = sources.as_arrays(given, argument)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(given):
-        if not is_array(leaf):
-            where = f"{argument}{jax.tree_util.keystr(path)}"
-            raise TypeError(f"{where} is {leaf!r} ({type(leaf).__name__}); wanted arrays: keep all else in the function, by functools.partial or a closure.")
-    return given
-
-
-def objective(loss_fn, has_aux, stochastic, model_state, chunk_size, splat=False) -> Objective:
-    """The loss with what the door was told about it."""
-    flags = check_flag("has_aux", has_aux), check_flag("stochastic", stochastic), model_state is not None
-    return check_chunk_size(Objective(check_callable(loss_fn, "loss_fn"), *flags, splat, chunk_size=chunk_size))
-
-
-def check_model_state(given) -> Any:
-    """The model state as arrays of the dtypes it keeps."""
-    return jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x, jnp.result_type(x)), check_arrays("model_state", given))
 
 
 def check_options(history, record_every, max_steps, differentiate="implicit") -> None:
@@ -81,6 +59,8 @@ def check_services(keep, patience, shuffle, callbacks, checkpoint, stop, record_
         raise TypeError(f"checkpoint is {short(checkpoint)}; wanted a function of the state: type checkpoint=lambda state: save(state).")
     if stop is not None and not isinstance(stop, stopping.Stop):
         raise TypeError(f"stop is {short(stop)}; wanted a stopping rule: type stop=gdjax.stop.target(0.1).")
+    if stop is not None:
+        check_scalars("stop", stop)
 
 
 def check_validation(validation, data) -> Any:

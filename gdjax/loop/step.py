@@ -13,10 +13,12 @@ import optax
 from gdjax import tree
 from gdjax.arguments import short
 from gdjax.brief import brief_repr
+from gdjax.checks import check_arrays, check_model_state, check_params
+from gdjax.data.keys import check_key
 from gdjax.data.streams import Stacks
 from gdjax.loop import lanes
-from gdjax.objective import Evaluation, Objective, check_chunk_size, check_params
-from gdjax.rule import Rule, argument_of, as_rule, hides_arguments
+from gdjax.objective import Evaluation, Objective, declared
+from gdjax.rule import Rule, argument_of, hides_arguments, one_rule
 from gdjax.typing import Batch, ChunkSize, Key, LossFn, ModelState, Params, RuleState, Transformation
 
 
@@ -78,17 +80,21 @@ def descent(loss_fn: LossFn, rule: Transformation, *, has_aux: bool = False, sto
         >>> print(f"{info.value:.1f} {info.grad_norm:.1f} {state.params:.1f}")
         10.0 6.0 4.4
     """
-    rule = as_rule(rule)
-
-    def objective(state):
-        return check_chunk_size(Objective(loss_fn, has_aux, stochastic, state.model_state is not None, chunk_size=chunk_size))
+    rule = one_rule(rule)
+    objective = functools.partial(declared, loss_fn, has_aux, stochastic, chunk_size=chunk_size)
+    objective(None)
 
     def init(params, *, model_state=None, key=None):
-        return start(rule, check_params(params), model_state, key)
+        key = check_key(key, "the loss is stochastic") if stochastic or key is not None else None
+        return start(rule, check_params(params), check_model_state(model_state), key)
 
     def step(state, batch):
-        seen, evaluations = evaluate(objective(state), rule, state, batch)
-        new, updates, more = advance(objective(state), rule, state, seen, batch)
+        if not isinstance(state, State):
+            raise TypeError(f"step: state is {short(state)}; wanted what init, or the step before, returned: type state = init(params).")
+        batch = check_arrays("batch", batch)
+        loss = objective(state.model_state)
+        seen, evaluations = evaluate(loss, rule, state, batch)
+        new, updates, more = advance(loss, rule, state, seen, batch)
         new = new._replace(evaluations=state.evaluations + evaluations + more)
         rate = learning_rate(rule, state.rule_state, new.rule_state)
         return new, Info(seen.value, tree.norm(seen.grads), tree.norm(updates), rate, evaluations + more, seen.aux)

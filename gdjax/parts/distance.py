@@ -11,7 +11,7 @@ import optax
 from jax import lax
 
 from gdjax import tree
-from gdjax.arguments import check_number
+from gdjax.arguments import check_number, short
 from gdjax.parts.averaging import polynomial_average, widened
 from gdjax.typing import Grads, Params, Updates
 
@@ -53,7 +53,7 @@ def check_betas(factory: str, betas: Any, count: str, example: tuple) -> tuple:
     """The door for the weights of means: the tuple of as many numbers as the example has."""
     wanted = f"{count} numbers β, 0 ≤ β < 1: type betas={example}"
     if not isinstance(betas, (tuple, list)) or len(betas) != len(example):
-        raise ValueError(f"{factory}: betas is {betas!r}; wanted {wanted}.")
+        raise ValueError(f"{factory}: betas is {short(betas)}; wanted {wanted}.")
     for index, beta in enumerate(betas):
         check_number(factory, f"betas[{index}]", beta, low=0, high=1, open_high=True, required=True, wanted=wanted)
     return tuple(betas)

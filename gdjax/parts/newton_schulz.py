@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from gdjax import tree
-from gdjax.arguments import check_number
+from gdjax.arguments import check_number, is_whole, is_word, short
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # steepest at 0, so that small singular values grow fast; five times it sends [1e-3, 1] into [0.470, 1.203]
 FLOOR = 1e-7  # added to the Frobenius norm
@@ -23,15 +23,16 @@ SCALES = {"original": lambda rows, columns: max(1, rows / max(columns, 1)) ** 0.
 
 def check_layout(factory: str, layout: Any) -> None:
     """The door for layouts of kernels."""
-    if layout not in LAYOUTS:
-        raise ValueError(f'{factory}: layout is {layout!r}; wanted "in_out" (Flax, Haiku; HWIO) or "out_in" (PyTorch, Equinox; OIHW): type layout="in_out".')
+    if not is_word(layout, LAYOUTS):
+        wanted = '"in_out" (Flax, Haiku; HWIO) or "out_in" (PyTorch, Equinox; OIHW): type layout="in_out"'
+        raise ValueError(f"{factory}: layout is {short(layout)}; wanted {wanted}.")
 
 
 def polynomials(factory: str, coefficients: Any, steps: Any) -> tuple:
     """One triple per step, from three numbers used at each of ``steps`` (None: five), or from one triple per step, of which there must be ``steps``."""
     wanted = "an int ≥ 1: type steps=5, or leave it out"
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1):
-        raise ValueError(f"{factory}: steps is {steps!r}; wanted {wanted}.")
+    if steps is not None and (not is_whole(steps) or steps < 1):
+        raise ValueError(f"{factory}: steps is {short(steps)}; wanted {wanted}.")
     shape = np.shape(coefficients)
     if len(shape) not in (1, 2) or shape[-1] != 3 or shape[0] < 1:
         wanted = "three numbers, or three for each step: type coefficients=(3.4445, -4.775, 2.0315)"

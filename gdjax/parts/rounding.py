@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gdjax import tree
+from gdjax.arguments import short
 from gdjax.typing import Params
 
 FUNCTIONS = ("value_fn", "value_and_grad_fn", "full_value_and_grad_fn", "example_grads_fn")
@@ -93,7 +94,7 @@ def key_of(key: Any) -> Any:
         return jax.random.key(key) if jnp.ndim(key) == 0 else key
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return key
-    raise TypeError(f"precise: key is {key!r}; wanted a seed or a key: type key=0 or key=jax.random.key(0).")
+    raise TypeError(f"precise: key is {short(key)}; wanted a seed or a key: type key=0 or key=jax.random.key(0).")
 
 
 def offered_wide(extra: dict[str, Any], params: Params) -> dict[str, Any]:

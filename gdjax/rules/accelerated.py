@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gdjax import tree
-from gdjax.arguments import check_number, check_offered
+from gdjax.arguments import check_number, check_offered, is_word, short
 from gdjax.linesearch import Conditions, first_step, search
 from gdjax.parts.backtracking import attempt, backtrack, fall
 from gdjax.parts.first_step import check_first_learning_rate
@@ -75,8 +75,8 @@ def accelerated(first_learning_rate=None, *, restart: Literal["gradient", "funct
     """
     check_first_learning_rate("accelerated", first_learning_rate)
     check_number("accelerated", "growth", growth, low=1, high=jnp.inf, open_high=True, required=True, wanted="growth ≥ 1: type growth=1.1")
-    if restart not in ("gradient", "function", None):
-        raise ValueError(f'accelerated: restart is {restart!r}; wanted "gradient", "function" or None: type restart="gradient".')
+    if not is_word(restart, ("gradient", "function", None)):
+        raise ValueError(f'accelerated: restart is {short(restart)}; wanted "gradient", "function" or None: type restart="gradient".')
 
     def init(params):
         zero = jnp.zeros((), tree.dtype_of(params))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gdjax import tree
+from gdjax.arguments import is_word, short
 from gdjax.parts.first_step import bend, check_first_learning_rate, pace, probe, search
 from gdjax.rule import rule
 from gdjax.typing import Grads
@@ -76,8 +77,8 @@ def adgd(first_learning_rate=None, *, variant: Literal["adgd2", "adgd1", "adgd"]
         Malitsky, Mishchenko, "Adaptive proximal gradient method for convex optimization", arXiv:2308.02261, 2023.
     """
     check_first_learning_rate("adgd", first_learning_rate)
-    if variant not in GROWTH:
-        raise ValueError(f'adgd: variant is {variant!r}; wanted one of {sorted(GROWTH)}: type adgd(variant="adgd2").')
+    if not is_word(variant, GROWTH):
+        raise ValueError(f'adgd: variant is {short(variant)}; wanted one of {sorted(GROWTH)}: type adgd(variant="adgd2").')
 
     def init(params):
         zero = jnp.zeros((), tree.dtype_of(params))

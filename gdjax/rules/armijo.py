@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import tree
-from gdjax.arguments import check_number, check_offered
+from gdjax.arguments import check_number, check_offered, is_word, short
 from gdjax.linesearch import SUFFICIENT, Conditions, first_step, search
 from gdjax.parts.first_step import check_first_learning_rate
 from gdjax.parts.past_values import REFERENCES, PastValues, Reference, height, no_past, remember
@@ -77,8 +77,8 @@ def armijo(sufficient: Number = SUFFICIENT, expansion: Number = 2.0, *, first_le
     ):
         strict = name == "sufficient"
         check_number("armijo", name, number, low=low, high=high, open_low=strict, open_high=name != "memory", required=True, wanted=wanted)
-    if reference not in REFERENCES:
-        raise ValueError(f'armijo: reference is {reference!r}; wanted one of {REFERENCES}: type armijo(reference="last").')
+    if not is_word(reference, REFERENCES):
+        raise ValueError(f'armijo: reference is {short(reference)}; wanted one of {REFERENCES}: type armijo(reference="last").')
 
     def init(params):
         zero, nothing = jnp.zeros((), tree.dtype_of(params)), jnp.int32(0)

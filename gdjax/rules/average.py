@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gdjax import tree
-from gdjax.arguments import check_number
+from gdjax.arguments import check_number, is_word, short
 from gdjax.parts.averaging import widened
 from gdjax.parts.two_points import check_params_given, moved, toward
 from gdjax.rule import as_rule, rule
@@ -77,11 +77,11 @@ def average(rule, kind: Literal["uniform", "polynomial", "ema"] = "polynomial", 
         Shamir, Zhang, "Stochastic gradient descent for non-smooth optimization", ICML 2013 (polynomial decay).
         Ivgi, Hinder, Carmon, "DoG is SGD's best friend", ICML 2023, arXiv:2302.12022 (γ = 8).
     """
-    if kind not in KINDS:
-        raise ValueError(f"average: kind is {kind!r}; wanted one of {', '.join(map(repr, KINDS))}: type average(gdjax.sgd(0.1), 'uniform').")
+    if not is_word(kind, KINDS):
+        raise ValueError(f"average: kind is {short(kind)}; wanted one of {', '.join(map(repr, KINDS))}: type average(gdjax.sgd(0.1), 'uniform').")
     for name, number in dict(power=power, decay=decay).items():
         if number is not None and name not in KINDS[kind]:
-            raise ValueError(f"average: got {name}={number} with kind={kind!r}, which has none: leave it out.")
+            raise ValueError(f"average: got {name}={short(number)} with kind={kind!r}, which has none; wanted another kind, or {name}=None: leave it out.")
     check_number("average", "power", power, low=0, open_high=True, wanted="power ≥ 0: type power=8.0, or leave it out")
     check_number("average", "decay", decay, low=0, high=1, open_low=True, open_high=True, wanted="0 < decay < 1: type decay=0.999, or leave it out")
     check_number("average", "start", start, low=0, open_high=True, required=True, wanted="a number of steps ≥ 0: type start=500")

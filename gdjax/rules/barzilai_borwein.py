@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gdjax import tree
-from gdjax.arguments import check_number, check_offered
+from gdjax.arguments import check_number, check_offered, is_word, short
 from gdjax.linesearch import SUFFICIENT, Conditions, first_step, search
 from gdjax.parts.first_step import bend, check_first_learning_rate
 from gdjax.parts.past_values import REFERENCES, PastValues, Reference, height, no_past, remember
@@ -90,8 +90,8 @@ def barzilai_borwein(
     wanted = "0 < sufficient < 1: type sufficient=1e-4"
     check_number("barzilai_borwein", "sufficient", sufficient, low=0, high=1, open_low=True, open_high=True, required=True, wanted=wanted)
     for name, given, known in (("step", step, STEPS), ("reference", reference, REFERENCES)):
-        if given not in known:
-            raise ValueError(f'barzilai_borwein: {name} is {given!r}; wanted one of {known}: type barzilai_borwein({name}="{known[-1]}").')
+        if not is_word(given, known):
+            raise ValueError(f'barzilai_borwein: {name} is {short(given)}; wanted one of {known}: type barzilai_borwein({name}="{known[-1]}").')
 
     def init(params):
         zero, zeros, nothing = jnp.zeros((), tree.dtype_of(params)), tree.zeros_like(params), jnp.int32(0)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gdjax import tree
-from gdjax.arguments import check_axes, check_number
+from gdjax.arguments import check_axes, check_number, short
 from gdjax.parts.leaves import about_some, by_leaf, check_all
 from gdjax.parts.newton_schulz import DTYPES, QUINTIC, SCALES, Layout, WorkingDtype, as_kernel, as_matrix, check_layout, mix, newton_schulz, polynomials
 from gdjax.rule import as_rule, check_plain, rule
@@ -78,7 +78,7 @@ def muon(
     check_layout("muon", layout)
     for name, given, known in (("scale", scale, [*SCALES]), ("dtype", dtype, [*DTYPES])):
         if not isinstance(given, str) or given not in known:
-            raise ValueError(f'muon: {name} is {given!r}; wanted one of {known}: type {name}="{known[0]}".')
+            raise ValueError(f'muon: {name} is {short(given)}; wanted one of {known}: type {name}="{known[0]}".')
     iterations, inner = polynomials("muon", coefficients, steps), as_rule(optax.identity() if others is None else others, "muon: others")
     check_plain("muon", inner, "and muon hands on those of some leaves only", "gdjax.muon(0.02, others=gdjax.rule(optax.adam)(3e-4))")
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gdjax import tree
-from gdjax.arguments import check_number, check_offered
+from gdjax.arguments import check_number, check_offered, is_word, short
 from gdjax.linesearch import SUFFICIENT, Conditions, first_step, search
 from gdjax.parts.conjugate import BETAS, Beta, over
 from gdjax.rule import rule
@@ -78,8 +78,8 @@ def nonlinear_cg(beta: Beta = "hager_zhang", *, curvature: Number = 0.2, suffici
         "The limited memory conjugate gradient method", SIAM J. Optim. 23, 2013 (truncation).
         Al-Baali, IMA J. Numer. Anal. 5, 1985 ("fletcher_reeves"). Dai, Yuan, SIAM J. Optim. 10, 1999 ("dai_yuan").
     """
-    if beta not in BETAS:
-        raise ValueError(f'nonlinear_cg: beta is {beta!r}; wanted one of {sorted(BETAS)}: type nonlinear_cg("hager_zhang").')
+    if not is_word(beta, BETAS):
+        raise ValueError(f'nonlinear_cg: beta is {short(beta)}; wanted one of {sorted(BETAS)}: type nonlinear_cg("hager_zhang").')
     for name, number, wanted in (("curvature", curvature, "0 < c₂ < 1: type curvature=0.2"), ("sufficient", sufficient, "0 < c₁ < 1: type sufficient=1e-4")):
         check_number("nonlinear_cg", name, number, low=0, high=1, open_low=True, open_high=True, required=True, wanted=wanted)
     conditions = Conditions(sufficient, curvature, beta != "hager_zhang" if strong is None else strong, SLACK)

@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from gdjax import tree
-from gdjax.arguments import check_steps
+from gdjax.arguments import check_steps, short
 from gdjax.parts.averaging import widened
 from gdjax.parts.two_points import check_params_given, check_two_points, moved, updates_to
 from gdjax.rule import as_rule, check_plain, rule
@@ -79,7 +79,7 @@ def outer_loop(inner, outer=None, period: Number = 500, *, axis_name=None):
     """
     check_steps("outer_loop", "period", period, low=1, example=500)
     if axis_name is not None and not isinstance(axis_name, (str, tuple)):
-        raise TypeError(f"outer_loop: axis_name is {axis_name!r}; wanted the name of the workers' axis or None: type axis_name='workers'.")
+        raise TypeError(f"outer_loop: axis_name is {short(axis_name)}; wanted the name of the workers' axis or None: type axis_name='workers'.")
     worker, chief = as_rule(inner, "outer_loop: inner"), optax.sgd(0.7, momentum=0.9, nesterov=True) if outer is None else outer
     chief = as_rule(chief, "outer_loop: outer")
     check_two_points("outer_loop", worker, inner)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gdjax import tree
+from gdjax.arguments import is_word, short
 from gdjax.parts.rounding import compensated, drawn, in_float32, is_low, key_of, offered_wide, straight
 from gdjax.parts.two_points import check_params_given
 from gdjax.rule import as_rule, rule
@@ -16,10 +17,10 @@ from gdjax.typing import Params, RuleState
 
 
 def _check(how, key):
-    if how not in ("kahan", "stochastic"):
-        raise ValueError(f"precise: how is {how!r}; wanted 'kahan' or 'stochastic': type precise(gdjax.sgd(0.1), 'kahan').")
+    if not is_word(how, ("kahan", "stochastic")):
+        raise ValueError(f"precise: how is {short(how)}; wanted 'kahan' or 'stochastic': type precise(gdjax.sgd(0.1), 'kahan').")
     if how == "kahan" and key is not None:
-        raise ValueError(f"precise: got key={key!r} with how='kahan', which draws nothing: leave it out.")
+        raise ValueError(f"precise: got key={short(key)} with how='kahan', which draws nothing; wanted key=None: leave it out.")
     if how == "stochastic" and key is None:
         raise ValueError("precise: key is None, but rounding is drawn from it; wanted a seed or a key: type precise(gdjax.sgd(0.1), 'stochastic', key=0).")
     if key is not None:

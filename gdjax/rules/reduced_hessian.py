@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gdjax import tree
-from gdjax.arguments import check_number, check_offered
+from gdjax.arguments import check_number, check_offered, short
 from gdjax.linesearch import SUFFICIENT, Conditions, first_step, search
 from gdjax.parts import subspace
 from gdjax.rule import rule
@@ -76,7 +76,7 @@ def reduced_hessian(memory: int | None = None, *, sufficient: Number = SUFFICIEN
         Al-Baali, "Numerical experience with a class of self-scaling quasi-Newton algorithms", J. Optim. Theory Appl. 96, 1998 (τ).
     """
     if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 1):
-        raise ValueError(f"reduced_hessian: memory is {memory!r}; wanted an int ≥ 1 or None: type reduced_hessian(9).")
+        raise ValueError(f"reduced_hessian: memory is {short(memory)}; wanted an int ≥ 1 or None: type reduced_hessian(9).")
     for name, number, wanted in (("sufficient", sufficient, 1e-4), ("curvature", curvature, 0.9)):
         check_number("reduced_hessian", name, number, low=0, high=1, open_low=True, open_high=True, wanted=f"0 < {name} < 1: type {name}={wanted}")
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gdjax import tree
+from gdjax.arguments import is_word, short
 from gdjax.rule import rule
 from gdjax.schedules import check_learning_rate, value_at
 
@@ -100,8 +101,8 @@ def steepest(learning_rate, norm: Literal["l2", "linf", "l1", "spectral"] = "l2"
         Bernstein, Newhouse, "Old optimizer, new norm: an anthology", arXiv:2409.20325, 2024.
     """
     check_learning_rate("steepest", learning_rate)
-    if norm not in DIRECTIONS:
-        raise ValueError(f'steepest: norm is {norm!r}; wanted one of {sorted(DIRECTIONS)}: type steepest(0.1, "linf").')
+    if not is_word(norm, DIRECTIONS):
+        raise ValueError(f'steepest: norm is {short(norm)}; wanted one of {sorted(DIRECTIONS)}: type steepest(0.1, "linf").')
 
     def init(params):
         return SteepestState(jnp.zeros((), jnp.int32) if callable(learning_rate) else None)

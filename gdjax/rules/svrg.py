@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from gdjax import tree
-from gdjax.arguments import check_number
+from gdjax.arguments import check_number, short
 from gdjax.parts.examples import Pace, check_finite_sum, first_pace, keep_pace
 from gdjax.rule import rule
 from gdjax.schedules import check_learning_rate, value_at
@@ -66,7 +66,7 @@ def svrg(learning_rate=None, period=None):
         check_learning_rate("svrg", learning_rate)
     check_number("svrg", "period", period, low=1, wanted="an integer ≥ 1, or None for two passes: type period=1000")
     if period is not None and not isinstance(period, int):
-        raise TypeError(f"svrg: period is {period!r}; wanted an integer ≥ 1, or None for two passes: type period=1000.")
+        raise TypeError(f"svrg: period is {short(period)}; wanted an integer ≥ 1, or None for two passes: type period=1000.")
 
     def init(params, *, examples: Any = None, batch_size: Any = None):
         pace = None

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.arguments import Call, Factory, Given, check_number, is_concrete, make_factory
+from gdjax.arguments import Call, Factory, Given, check_number, is_concrete, make_factory, short
 from gdjax.typing import Number, Scalar
 
 
@@ -31,7 +31,7 @@ class Schedule(Call):
         """The function for these arguments."""
         made = super().build()
         if not callable(made):
-            raise TypeError(f"{self.factory.__name__} returned {made!r}; wanted a function of the step: type return lambda step: ...")
+            raise TypeError(f"{self.factory.__name__} returned {short(made)}; wanted a function of the step: type return lambda step: ...")
         return made
 
     def __call__(self, step: Number) -> Scalar:
@@ -64,7 +64,7 @@ def schedule(factory: Callable[Given, Any]) -> Factory[Given, Schedule]:
     if isinstance(factory, Factory) and factory.kind is Schedule:
         return factory
     if isinstance(factory, (Call, Factory)) or not callable(factory):
-        raise TypeError(f"schedule: got {factory!r}; wanted what returns a function of the step: type schedule(optax.cosine_decay_schedule).")
+        raise TypeError(f"schedule: got {short(factory)}; wanted what returns a function of the step: type schedule(optax.cosine_decay_schedule).")
     return make_factory(factory, Schedule)
 
 
@@ -376,7 +376,10 @@ def join(schedules, boundaries):
         >>> print(*(f"{stairs(step):.3f}" for step in (0, 29, 30, 60, 65, 70)))
         0.100 0.100 0.010 0.010 0.005 0.000
     """
-    if not schedules or len(boundaries) != len(schedules) - 1:
+    for name, given in (("schedules", schedules), ("boundaries", boundaries)):
+        if not isinstance(given, (list, tuple)) and np.ndim(given) != 1:
+            raise TypeError(f"join: {name} is {short(given)}; wanted a list: type join([0.1, 0.01], [30]).")
+    if not len(schedules) or len(boundaries) != len(schedules) - 1:
         raise ValueError(f"join: got {len(schedules)} schedules and {len(boundaries)} boundaries; wanted one fewer: type join([0.1, 0.01], [30]).")
     _check_values("join", **{f"schedules[{i}]": part for i, part in enumerate(schedules) if not callable(part)})
     _check_steps("join", at_least_one=False, **{f"boundaries[{i}]": boundary for i, boundary in enumerate(boundaries)})

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.arguments import check_number, is_concrete
+from gdjax.arguments import check_number, is_concrete, is_whole, short
 from gdjax.typing import Number
 
 
@@ -30,8 +30,8 @@ def check_curvatures(factory: str, smoothness: Any, strong_convexity: Any, *, ze
 def check_horizon(factory: str, steps: Any) -> None:
     """The door for a number of steps that decides on the size of a table: an int ≥ 1, known when it is traced."""
     wanted = "an int ≥ 1, the number of steps that will be taken: type steps=100"
-    if not (isinstance(steps, (int, np.integer)) and not isinstance(steps, bool)):
-        raise TypeError(f"{factory}: steps is {steps!r}; wanted {wanted}.")
+    if not is_whole(steps):
+        raise TypeError(f"{factory}: steps is {short(steps)}; wanted {wanted}.")
     if steps < 1:
         raise ValueError(f"{factory}: steps is {steps}; wanted {wanted}.")
 
