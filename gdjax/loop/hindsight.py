@@ -21,6 +21,7 @@ from gdjax.result import Result, Status, facts
 BATCHES = 8  # looked at, of mini-batches
 PRODUCTS = 6  # of the Hessian with a vector, for each batch
 TRIALS = 17  # learning rates, each a tenth of the one before: from 1/L down, or about the one used where no curvature is met
+MOST_ROWS = 4096  # of a matrix that are looked at for the sizes of its columns
 WALKS, WALK = 6, 40  # tries of so many steps, each at a quarter of the learning rate before
 FAR = (1e2, 1e4, 1e6, 1e8)  # times 1/L: a loss that still falls so far away has no bottom
 SMALL, LARGE, LONG = (
@@ -230,6 +231,8 @@ def of_inputs(result: Result, given: dict[str, Any], rows_known: bool = True) ->
     paths = [jax.tree_util.tree_leaves_with_path(tree_of_data) for tree_of_data in given.values()]
     leaves = [(name + jax.tree_util.keystr(path), leaf) for name, found in zip(given, paths, strict=True) for path, leaf in found]
     result = dataclasses.replace(result, leaf_names=tuple(name for name, _ in leaves))
+    if facts.asks_about_the_scales(result):
+        result = _of_scales(result, [leaf for _, leaf in leaves])
     if not facts.asks_about_the_inputs(result):
         return result
     for index, (_, leaf) in enumerate(leaves):
@@ -261,6 +264,25 @@ def _first_not_finite(leaf) -> tuple[int, float | None]:
             row = int(np.argmax(bad.any(axis=1)))
             return (first + row if array.ndim else -1), float(part[row][np.argmax(bad[row])])
     return -1, None
+
+
+def _of_scales(result: Result, leaves) -> Result:
+    """The result with the matrix whose columns differ most in size, to go by some of its rows."""
+    factors = [_unevenness(leaf) for leaf in leaves]
+    index = int(np.argmax(factors)) if factors else -1
+    return told(result, uneven_leaf=np.int32(index), uneven=np.float32(factors[index])) if factors else result
+
+
+def _unevenness(leaf) -> float:
+    """The largest column of a matrix over its smallest that is not 0, in the root of the mean square; 1 for all else."""
+    if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.floating) or np.ndim(leaf) != 2:
+        return 1.0
+    if not getattr(leaf, "is_fully_addressable", True):
+        return 1.0
+    some = np.asarray(leaf[:: max(1, len(leaf) // MOST_ROWS)], np.float64)
+    sizes = np.sqrt(np.mean(some**2, axis=0))
+    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+    return float(sizes.max() / sizes.min()) if len(sizes) else 1.0
 
 
 def _of_schedule(result: Result) -> Result:

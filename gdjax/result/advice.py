@@ -13,6 +13,7 @@ from gdjax.result.status import Status
 
 SIGN = "Check its sign."
 FIND_A_RATE = "gdjax.suggest finds one."
+UNEVEN = 100  # times as large, in which case curvatures differ by a factor of 10,000
 
 
 def message(result: Any) -> str:
@@ -156,6 +157,7 @@ def _stalled(facts: Facts) -> str:
         or _without_bound(facts)
         or _too_large_here(facts)
         or _too_small(facts)
+        or _badly_scaled(facts)
         or _goes_on(facts)
         or _at_the_floor(facts)
     )
@@ -202,6 +204,17 @@ def _too_small(facts: Facts) -> str:
     )
 
 
+def _badly_scaled(facts: Facts) -> str:
+    """What makes a valley narrow, where the data show it and the minimum is not known to be near."""
+    leaf, factor = int(facts.diagnosis.uneven_leaf), float(facts.diagnosis.uneven)
+    if leaf < 0 or factor < UNEVEN or float(facts.diagnosis.distance) == 0:
+        return ""
+    return (
+        f"The columns of {facts.result.leaf_names[leaf]} differ in size by a factor of {factor:.2g}, which makes the "
+        "valley narrow: standardise them (subtract their mean, divide by their standard deviation)."
+    )
+
+
 def _goes_on(facts: Facts) -> str:
     """Where a step of another length along the gradient is seen to lower the loss, the end was not that of precision."""
     if not facts.goes_on:
@@ -239,6 +252,12 @@ def _at_the_floor(facts: Facts) -> str:
         return (
             "The gradient hardly fell: what the steps do is lost in rounding. Take a constant off the loss, "
             f"rescale the params{further}."
+        )
+    if 0 < float(facts.diagnosis.distance) < np.inf:
+        return (
+            "Rounding hides the way on: by its curvatures the loss has a minimum about "
+            f"{float(facts.diagnosis.distance):.2g} away, {float(facts.diagnosis.decrease):.2g} lower. "
+            + ("Use float64, or standardise the data." if facts.dtype.itemsize < 8 else "Standardise the data.")
         )
     wider = "" if facts.dtype.itemsize >= 8 else "use float64 (jax.config.update('jax_enable_x64', True)), "
     return (
@@ -310,6 +329,8 @@ def _full_batch(facts: Facts) -> str:
             "The loss hardly moved in the whole run: the learning rate may be too small, or this is a "
             "plateau. gdjax.suggest finds a learning rate."
         )
+    if uneven := _badly_scaled(facts):
+        return uneven
     back = max(1, len(facts.values) // 10)
     if len(facts.norms) == len(facts.values) and facts.norms[-1] < 0.95 * facts.norms[-1 - back]:
         return (

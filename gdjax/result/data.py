@@ -42,6 +42,8 @@ class Diagnosis(NamedTuple):
     bad_number: Any = np.float32(np.nan)  # the number there
     bad_step: Any = np.int32(-1)  # the first step for which the schedule gave no number ≥ 0
     bad_rate: Any = np.float32(np.nan)  # what it gave
+    uneven_leaf: Any = np.int32(-1)  # which of Result.leaf_names has columns that differ most in size
+    uneven: Any = np.float32(1)  # by which factor
     distance: Any = np.float32(np.nan)  # to the minimum, where a full-batch run ended with a closer look: the length of a step of Newton's
     decrease: Any = np.float32(np.nan)  # of the loss that this step promises
     grad_above_rounding: Any = np.float32(np.nan)  # ‖g‖ without what is rounding

@@ -294,3 +294,11 @@ def asks_about_the_inputs(result: Any) -> bool:
     facts = Facts(result)
     broke = facts.status in (Status.NONFINITE, Status.DIVERGED) or int(facts.diagnosis.validation_broke) >= 0
     return broke or facts.rose or not (facts.used >= 0 or np.isnan(facts.used))
+
+
+def asks_about_the_scales(result: Any) -> bool:
+    """Whether the advice needs to know how uneven the columns of the data are: the run went down as far as it could,
+    slowly.
+    """
+    facts = Facts(result)
+    return not facts.batches and facts.status in (Status.STALLED, Status.MAX_STEPS) and facts.steps > 0
