@@ -19,6 +19,7 @@ from gdjax.checks import check_callable, check_flag
 from gdjax.parts import blocks, convolutions, turned
 from gdjax.parts.blocks import Blocks
 from gdjax.parts.examples import Examples
+from gdjax.parts.held import Held, hold, remembered
 from gdjax.typing import Batch, Params
 
 
@@ -31,10 +32,17 @@ class FiniteSum:
 
     __repr__ = brief_repr
 
-    @functools.cached_property
+    @property
     def traced(self):
         """``example_loss_fn``, traced once for each kind of arguments."""
-        return jax.jit(self.example_loss_fn, inline=True)
+        return remembered(self.example_loss_fn, FiniteSum, self._jitted) if isinstance(self.example_loss_fn, Held) else self._traced
+
+    @functools.cached_property
+    def _traced(self):
+        return self._jitted()
+
+    def _jitted(self):
+        return jax.jit(lambda *inputs: self.example_loss_fn(*inputs), inline=True)
 
     def examples(self, params: Params, batch: Batch, keys=None) -> Any:
         """Per-example losses, shape (n,), or (losses, aux stacked along axis 0)."""
@@ -104,6 +112,25 @@ class Objective:
     def is_sum(self) -> bool:
         """Whether the loss was declared with ``finite_sum``."""
         return isinstance(self.loss_fn, FiniteSum)
+
+    @property
+    def held(self) -> Any:
+        """The loss held weakly, with what is remembered for it; None where it is held as it is."""
+        loss_fn = self.loss_fn.example_loss_fn if self.is_sum else self.loss_fn
+        return loss_fn if isinstance(loss_fn, Held) else None
+
+    @property
+    def functions(self) -> Any:
+        """What the caller of ``weakly`` keeps."""
+        return self.loss_fn if self.held is None else self.held.owners
+
+    def weakly(self) -> Objective:
+        """The same of a loss held weakly, which the caller keeps as long as it is to be called: what is compiled for it, and so knows this, goes with it."""
+        if not self.is_sum:
+            return dataclasses.replace(self, loss_fn=hold(self.loss_fn))
+        example, regularizer = self.loss_fn.example_loss_fn, self.loss_fn.regularizer
+        both = (hold(example), None) if regularizer is None else (hold(example, regularizer), hold(regularizer, example))
+        return dataclasses.replace(self, loss_fn=FiniteSum(*both))
 
     def value_and_grad(self, params, batch, *, model_state=None, key=None, weights=None) -> Evaluation:
         """Value, gradient, new model state and aux on a batch; ``weights`` of shape (rows,) only for finite sums (0 drops a row)."""
@@ -350,9 +377,9 @@ def _check_model_state(old, new):
 
 
 def declared(loss_fn, has_aux, stochastic, model_state, chunk_size, splat: bool = False, name: str = "loss_fn") -> Objective:
-    """The loss with what a door was told about it, checked."""
+    """The loss with what a door was told about it, checked; held weakly, so that the door keeps it."""
     flags = check_flag("has_aux", has_aux), check_flag("stochastic", stochastic), model_state is not None
-    return check_chunk_size(Objective(check_callable(loss_fn, name), *flags, splat, chunk_size))
+    return check_chunk_size(Objective(check_callable(loss_fn, name), *flags, splat, chunk_size)).weakly()
 
 
 def check_chunk_size(objective: Objective) -> Objective:

@@ -115,7 +115,7 @@ def test_finished_lanes_stop_costing(monkeypatch):
 
     monkeypatch.setattr(lanes, "_programs", watched)
     rates = jnp.where(jnp.arange(16) == 3, 1e-4, 0.1)
-    result = jax.vmap(lambda rate: minimum(rate, jnp.zeros(3)))(rates)
+    result = jax.vmap(lambda rate: minimum(rate, jnp.zeros(3), history=("value", "learning_rate")))(rates)  # as no other test: not compiled before
     assert sizes[0] == 16
     assert sizes[-1] == 1
     assert len(sizes) == -(-3001 // traced.EVERY_LOOK)
@@ -123,12 +123,11 @@ def test_finished_lanes_stop_costing(monkeypatch):
     assert (np.delete(np.asarray(result.code), 3) == gdjax.Status.CONVERGED).all()
 
 
-def test_compaction_compiles_once():
+def test_compaction_compiles_once(monkeypatch):
     run = lambda rate: minimum(rate, jnp.zeros(3))  # noqa: E731
     jax.vmap(run)(jnp.linspace(0.01, 0.1, 5))
-    before = lanes._programs.cache_info().misses
+    monkeypatch.setattr(lanes, "_programs", lambda *args: pytest.fail("compiled again"))
     jax.vmap(run)(jnp.linspace(0.02, 0.2, 5))
-    assert lanes._programs.cache_info().misses == before
 
 
 def test_nested_vmaps_compile_once(caplog):

@@ -21,6 +21,7 @@ from gdjax.arguments import is_array, is_whole, short
 from gdjax.checks import check_share
 from gdjax.data import as_arrays, check_key
 from gdjax.loop import host
+from gdjax.parts.held import hold, remembered
 from gdjax.parts.lane_bytes import most_lanes
 from gdjax.result import Result, Status
 from gdjax.rule import Rule
@@ -197,9 +198,13 @@ def _one(run, options: tuple, key, rule, state, lane):
     return made
 
 
-@functools.lru_cache(maxsize=16)
 def _spread(run, options: tuple, mesh) -> Any:
     """Lanes over all devices of a mesh, as one program for all seeds."""
+    held = hold(run)
+    return remembered(held, (_spread, options, mesh), lambda: _made_to_spread(held, options, mesh))
+
+
+def _made_to_spread(run, options: tuple, mesh) -> Any:
     mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)  # with automatic axes, so that results can be indexed as other arrays
     lanes, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     mapped = jax.vmap(functools.partial(_one, run, options), (None, 0, 0, 0))

@@ -18,6 +18,7 @@ from gdjax.arguments import short
 from gdjax.brief import brief_repr
 from gdjax.checks import check_count
 from gdjax.diagnose.problem import Problem, checked, gradient, rows_of_batches, size_of
+from gdjax.parts.held import per_loss
 from gdjax.typing import Data, LossFn, ModelState, Params, Seed
 
 RESOLUTION = 30  # in units of rounding of the largest curvature: below it a curvature cannot be told from 0
@@ -164,12 +165,12 @@ def smoothness(
     return found
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(per_loss, static_argnums=(0, 1))
 def _of_all(objective, size, problem: Problem) -> Smoothness:
     return _at(size, problem.params, gradient(objective, problem, problem.batch, problem.key))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@functools.partial(per_loss, static_argnums=(0, 1, 2, 3, 4))
 def _of_batches(objective, size, batches, batch_size, count, problem: Problem) -> Smoothness:
     order, inner = jax.random.split(problem.key)
 

@@ -17,6 +17,7 @@ from gdjax.brief import brief_repr
 from gdjax.checks import check_callable, check_count
 from gdjax.diagnose.problem import Problem, checked, gradient, rows_of_batches
 from gdjax.loop import lanes
+from gdjax.parts.held import per_loss
 from gdjax.rule import as_rule, needs_examples
 from gdjax.rules import sgd
 from gdjax.typing import Data, LossFn, ModelState, Params, Seed
@@ -146,7 +147,7 @@ def check_no_examples(door: str, rule) -> None:
         raise ValueError(f"{door}: {rule!r} wants the examples of the data, which only fit offers; sweep it: type gdjax.sweep(run, gdjax.grid(...)).")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(per_loss, static_argnums=(0, 1, 2))
 def _test(objective, make_rule, sizes: tuple, problem: Problem, low, high) -> RangeTest:
     steps, batch_size, count = sizes
     share = jnp.arange(steps, dtype=jnp.float32) / (steps - 1)

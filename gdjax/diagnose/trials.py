@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax._fit import evaluate, fit
+from gdjax._fit import fit
 from gdjax._minimize import minimize
 from gdjax._sweep import sweep
+from gdjax.loop import step as stepping
+from gdjax.objective import declared
 from gdjax.result import Status
 from gdjax.rule import as_rule
 from gdjax.sampling import stacked
@@ -77,13 +78,8 @@ class Task(NamedTuple):
 
     def loss_at(self, params):
         """The loss by which trials are judged."""
-        return _value(self.loss_fn, bool(self.options), params, self.judged)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _value(loss_fn, has_aux: bool, params, data):
-    seen = loss_fn(params) if data is None else evaluate(loss_fn, params, data, has_aux=has_aux)
-    return seen[0] if has_aux else seen
+        of_all = declared(self.loss_fn, bool(self.options), False, None, "auto", splat=self.judged is None)
+        return stepping.value(of_all, params, None, () if self.judged is None else jax.tree.map(jnp.asarray, self.judged), None)[0]
 
 
 class Trials(NamedTuple):

@@ -8,13 +8,13 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from gdjax import tree
 from gdjax.brief import brief_repr
 from gdjax.loop import deterministic, lanes, step as stepping
 from gdjax.loop.stochastic import reported, validation_loss
+from gdjax.parts.held import per_loss
 from gdjax.result import RUNNING, Status
 
 AFTER_STOPS = ("patience", "callback", "convergence, but not of the best epoch")  # reasons to stop, named after those of the stopping rules
@@ -75,10 +75,10 @@ def look(objective, rule, watched: Watched, state: stepping.State, value, valida
     return tree.where(better, here, before)
 
 
-look_at = jax.jit(look, static_argnames="objective")
+look_at = per_loss(look, static_argnames="objective")
 
 
-@functools.partial(jax.jit, static_argnames="objective")
+@functools.partial(per_loss, static_argnames="objective")
 def best_point(objective, watched: Watched, state: stepping.State, batch):
     """(value, gradient norm, aux) of the best params so far: one evaluation, with the key of their epoch."""
     params, model_state = watched.best

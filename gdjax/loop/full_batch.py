@@ -17,12 +17,13 @@ from gdjax.loop.deterministic import Progress, Resumable, Run, Verdict
 from gdjax.loop.epochs import AFTER_STOPS, NO_SERVICES, Services, best_point, look_at, unwatched
 from gdjax.loop.setting import without_key
 from gdjax.loop.stochastic import reported
+from gdjax.parts.held import per_loss
 from gdjax.result import RUNNING, Diagnosis, Result, Status
 
 SMALLEST, MOST_RECORDS = 1024, 1 << 18  # rows of a history buffer
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "names"))
+@functools.partial(per_loss, static_argnames=("objective", "names"))
 def _begin(objective, rule, params, batch, key, model_state, stop, names) -> Progress:
     return deterministic.begin(objective, rule, params, batch, key, model_state, stop, names)
 

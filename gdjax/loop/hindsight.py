@@ -16,6 +16,7 @@ from jax import lax
 from gdjax import tree
 from gdjax.loop import step as stepping
 from gdjax.loop.batches import Numbers, Plan, fetch
+from gdjax.parts.held import per_loss
 from gdjax.result import Result, Status, facts
 
 BATCHES = 8  # looked at, of mini-batches
@@ -107,7 +108,7 @@ def told(result: Result, **found: Any) -> Result:
     return dataclasses.replace(result, diagnosis=result.diagnosis._replace(**found))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(per_loss, static_argnums=0)
 def _around_batch(objective, params, model_state, batch, key, used):
     def evaluate(params, _):
         return stepping.value_and_grad(objective, params, model_state, batch, key, None)
@@ -115,7 +116,7 @@ def _around_batch(objective, params, model_state, batch, key, used):
     return _around(evaluate, _wide(params), jnp.zeros(1, jnp.int32), used)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(per_loss, static_argnums=0)
 def _around_batches(plan: Plan, params, model_state, data, rows, numbers, steps, key, used):
     def evaluate(params, step):
         batch, weights = fetch(plan, data, rows, numbers, step)

@@ -41,7 +41,7 @@ def _leaves(given: Any) -> list[Any]:
         return []
 
 
-def captures_tracer(function: Any, depth: int = 4) -> bool:
+def captures_tracer(function: Any, depth: int = 5) -> bool:
     """Whether a function holds a tracer in its closure, defaults, partial arguments or bound object."""
     if depth == 0 or isinstance(function, CodeType):
         return False

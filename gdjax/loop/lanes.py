@@ -4,7 +4,6 @@ that a branch uses, the data included. Here a branch is computed where any lane 
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from jax.custom_batching import custom_vmap
 
 from gdjax import tree
 from gdjax.parts.examples import choose
+from gdjax.parts.held import remembered
 from gdjax.result import RUNNING
 
 
@@ -50,7 +50,7 @@ def eager(*trees: Any) -> bool:
     return bool(tracers) and all(type(x).__name__ == "BatchTracer" and not isinstance(getattr(x, "val", x), Tracer) for x in tracers)
 
 
-def compacted(begin, go, until: int, every: int, *inputs: Any) -> Any:
+def compacted(begin, go, until: int, every: int, *inputs: Any, held: Any = None) -> Any:
     """``go(begin(*inputs), until, *inputs)``, where the lanes of a ``vmap`` that have finished stop costing.
 
     Args:
@@ -59,6 +59,7 @@ def compacted(begin, go, until: int, every: int, *inputs: Any) -> Any:
         until: as far as a run may go.
         every: steps between looks at the lanes. Where half of them have finished, the others are packed together: at most log₂ of their number more programs.
         inputs: pytrees of which some leaves are mapped.
+        held: the loss, held weakly, with which the programs go; None compiles them for this call alone.
     """
     leaves, structure = jax.tree.flatten(inputs)
 
@@ -69,7 +70,8 @@ def compacted(begin, go, until: int, every: int, *inputs: Any) -> Any:
 
     @whole.def_vmap
     def _(size, mapped, *leaves):
-        programs = _programs(begin, go, structure, size, tuple(mapped))
+        made_for = (begin, go, structure, size, tuple(mapped))
+        programs = remembered(held, made_for, lambda: _programs(*made_for))
         if any(isinstance(x, Tracer) for x in leaves):  # a vmap around the vmap
             run = programs.at_once(until, leaves)
         else:
@@ -87,7 +89,6 @@ class _Programs(NamedTuple):
     put: Any  # (whole, part, places) -> whole
 
 
-@functools.lru_cache(maxsize=64)
 def _programs(begin, go, structure, size: int, mapped: tuple[bool, ...]) -> _Programs:
     axes = tuple(0 if flag else None for flag in mapped)
     start = jax.vmap(lambda leaves: begin(*jax.tree.unflatten(structure, leaves)), (axes,), axis_size=size)

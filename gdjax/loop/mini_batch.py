@@ -18,6 +18,7 @@ from gdjax.loop.feeds import UNKNOWN, Arrays, Block, Streams
 from gdjax.loop.full_batch import capacity_for, pick, raise_not_finite
 from gdjax.loop.progress import Progress, Run, Tally, begin, open_run
 from gdjax.loop.setting import Setting, without_key
+from gdjax.parts.held import per_loss
 from gdjax.result import RUNNING, Diagnosis, Result, Status
 
 # Copies of the state are kept, to run again from should the run break: every second, or so seldom that they take one part in so many of the time; on the
@@ -78,12 +79,12 @@ class Summary(NamedTuple):
     tail: Any  # the record they would make
 
 
-@functools.partial(jax.jit, static_argnames=("plan",))
+@functools.partial(per_loss, static_argnames=("plan",))
 def _begin(plan, rule, params, key, model_state, stop, data) -> Progress:
     return tree.copy(begin(plan, rule, params, key, model_state, stop, data))
 
 
-_at_the_end = jax.jit(stochastic.at_the_end, static_argnames="plan")
+_at_the_end = per_loss(stochastic.at_the_end, static_argnames="plan")
 
 
 @jax.jit

@@ -23,6 +23,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from gdjax.parts import convolutions, xla
+from gdjax.parts.held import per_loss
 
 # Entries that a step may compute: with more, what each kernel does for itself (vector instructions, threads) is worth more than its start.
 MOST_ENTRIES = 8192
@@ -53,10 +54,10 @@ PLAIN_BELOW = 1e5  # entries of params and data that a step touches, by the driv
 
 
 class Compiled:
-    """A jitted function that may be compiled plainly."""
+    """A function of a loss, jitted, that may be compiled plainly."""
 
     def __init__(self, function, plainly=None, **options):
-        self.usual, self.plain = jax.jit(function, **options), jax.jit(function, **options, compiler_options=plainly or PLAIN)
+        self.usual, self.plain = per_loss(function, **options), per_loss(function, **options, compiler_options=plainly or PLAIN)
 
     def __call__(self, *args, plain: bool, **kwargs):
         return self._of(plain)(*args, **kwargs)

@@ -18,6 +18,7 @@ from gdjax.data.keys import check_key
 from gdjax.data.streams import Stacks
 from gdjax.loop import lanes
 from gdjax.objective import Evaluation, Objective, declared
+from gdjax.parts.held import per_loss
 from gdjax.rule import Rule, argument_of, hides_arguments, one_rule
 from gdjax.typing import Batch, ChunkSize, Key, LossFn, ModelState, Params, RuleState, Transformation
 
@@ -113,13 +114,13 @@ def _strong(x):
     return jax.lax.convert_element_type(x, x.dtype) if hasattr(x, "dtype") else jnp.asarray(x)
 
 
-@functools.partial(jax.jit, static_argnums=0, inline=True)
+@functools.partial(per_loss, static_argnums=0, inline=True)
 def value_and_grad(objective: Objective, params, model_state, batch, key, weights) -> Evaluation:
     """The one place where the loss is traced: jitted, so that all who call it in a program share one trace."""
     return objective.value_and_grad(params, batch, model_state=model_state, key=key, weights=weights)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(per_loss, static_argnums=0)
 def value(objective: Objective, params, model_state, batch, key):
     """(loss, aux) on a batch, no gradient."""
     return objective.value(params, batch, model_state=model_state, key=key)

@@ -17,6 +17,7 @@ from gdjax.loop.progress import Best, Progress, Run, Tally
 from gdjax.objective import leading
 from gdjax.parts import turned
 from gdjax.parts.examples import choose, has_table, with_tables, without_tables
+from gdjax.parts.held import per_loss
 from gdjax.result import RUNNING, Status
 
 HISTORY = ("value", "grad_norm", "learning_rate", "evaluations", "validation")
@@ -266,7 +267,7 @@ def validation_loss(objective, state, params, validation) -> Any:
     return stepping.held_out(objective, params, state.model_state, validation, key)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(per_loss, static_argnums=0)
 def validation_broke(plan: Plan, progress: Progress):
     """int32: the epoch at whose end the validation loss was not a number, if it was not at the last; else −1."""
     broke = (progress.epochs > 0) & ~jnp.isfinite(progress.validation)

@@ -17,6 +17,7 @@ from gdjax.loop.full_batch import compared, finish, reasons, resumed
 from gdjax.loop.host import captures_tracer
 from gdjax.loop.verdict import EVERY
 from gdjax.objective import Objective
+from gdjax.parts.held import per_loss, remembered
 from gdjax.result import Result, Status
 
 ZERO = jax.custom_derivatives.SymbolicZero
@@ -54,8 +55,10 @@ def run(
     *, objective, rule, params, batch, stop, max_steps, names, record_every, resume, differentiate, key=None, model_state=None, services: Services = NO_SERVICES
 ) -> Result:
     """A run as one pure program. ``differentiate``: "implicit" or "unroll"."""
+    loss_fn = objective.functions
     if captures_tracer(objective.loss_fn):
-        objective, batch = _hoisted(objective, params, batch)
+        loss_fn, batch = _hoisted(objective, params, batch)
+        objective = Objective(loss_fn, objective.has_aux, splat=True).weakly()
     capacity = max_steps // record_every + 1 + (max_steps % record_every > 0)
     inside = tuple(name for name in names if name != "validation")
     static = Static(objective, inside, capacity, max_steps, record_every, differentiate == "unroll", services.patience, services.keep_best)
@@ -66,13 +69,13 @@ def run(
     if services.watches:
         return _watched(static, inputs, batch, first, ends, names)
     if resume is None and lanes.eager(inputs, batch) and not captures_tracer(objective.loss_fn):
-        solution, rest = _solution(lanes.compacted(*_compactable(static), static.max_steps + 1, EVERY_LOOK, inputs, batch))
+        solution, rest = _solution(lanes.compacted(*_compactable(static), static.max_steps + 1, EVERY_LOOK, inputs, batch, held=objective.held))
     else:
-        solution, rest = (_whole if static.unroll else _implicit)(static, inputs, batch)
+        solution, rest = _whole(static, inputs, batch) if static.unroll else _implicit(Kept(static, loss_fn), inputs, batch)
     return _finished(static, _put(rest, solution), inputs.rule, batch, first, ends, names)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+@functools.partial(per_loss, static_argnums=(0, 5, 6))
 def _finished(static: Static, made, rule, batch, first, ends: tuple[str, ...], names: tuple[str, ...]) -> Result:
     # One program: under an uncompiled vmap every operation here would be compiled by itself.
     columns = _columns(made, static, first)
@@ -80,7 +83,7 @@ def _finished(static: Static, made, rule, batch, first, ends: tuple[str, ...], n
     return finish(made, static.objective, rule, batch, deterministic.Resumable(made.progress, columns), ends)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+@functools.partial(per_loss, static_argnums=(0, 4, 5))
 def _watched(static: Static, inputs: Inputs, batch, first, ends: tuple[str, ...], names: tuple[str, ...]) -> Result:
     """A run whose epochs are compared."""
     services = Services(inputs.validation, static.patience, static.keep_best)
@@ -107,10 +110,10 @@ def _hoisted(objective, params, batch):
     if not objective.splat:
         raise ValueError("the loss holds traced values in its closure; pass them through data or params instead, so that they can be differentiated.")
     converted, captured = jax.closure_convert(objective.loss_fn, params, *batch)
-    return Objective(converted, objective.has_aux, splat=True), (*batch, *captured)
+    return converted, (*batch, *captured)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(per_loss, static_argnums=0)
 def _whole(static: Static, inputs: Inputs, batch):
     """(params, value), everything else. In this order because derivatives are defined for the first two."""
     trips = static.max_steps + 1 if static.unroll else None
@@ -129,10 +132,9 @@ def _go(static: Static, run, until, inputs: Inputs, batch, trips=None) -> determ
     return deterministic.loop(static.objective, inputs.rule, run, batch, inputs.stop, *numbers, static.names, trips, fresh)
 
 
-@functools.lru_cache(maxsize=256)
 def _compactable(static: Static):
     """How a run begins and goes on, as the same two functions every time, so that they compile once."""
-    return functools.partial(_opened, static), functools.partial(_go, static)
+    return remembered(static.objective.held, (_compactable, static), lambda: (functools.partial(_opened, static), functools.partial(_go, static)))
 
 
 def _solution(made):
@@ -153,11 +155,20 @@ def _columns(made, static: Static, first):
     return {"step": steps} | {name: table[:, i] for i, name in enumerate(static.names)}
 
 
-_implicit = jax.custom_jvp(_whole, nondiff_argnums=(0,))
+class Kept(NamedTuple):
+    """A static argument and the loss it holds weakly: JAX may ask for the derivative when the call is long over."""
+
+    static: Static
+    loss_fn: Any
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _implicit(kept: Kept, inputs: Inputs, batch):
+    return _whole(kept.static, inputs, batch)
 
 
 @functools.partial(_implicit.defjvp, symbolic_zeros=True)
-def _implicit_jvp(static: Static, primals, tangents):
+def _implicit_jvp(kept: Kept, primals, tangents):
     """By the implicit function theorem at ∇f(x*, a) = 0: H dx* = −∂ₐ∇f da, and df* = ∂ₐf da."""
     (inputs, batch), (inputs_dot, batch_dot) = primals, tangents
     if any(not isinstance(t, ZERO) for t in jax.tree.leaves(inputs_dot, is_leaf=lambda t: isinstance(t, ZERO))):
@@ -165,10 +176,11 @@ def _implicit_jvp(static: Static, primals, tangents):
             "a derivative with respect to the rule, the start or the stopping rule was asked of minimize(differentiate='implicit'), which has none: a minimum "
             "does not depend on how it was found. To differentiate through the steps, pass differentiate='unroll'."
         )
-    (params, value), made = _implicit(static, inputs, batch)
+    (params, value), made = _implicit(kept, inputs, batch)
+    objective = kept.static.objective
 
     def at(params, batch):
-        there = stepping.value_and_grad(static.objective, params, inputs.model_state, batch, None, None)
+        there = stepping.value_and_grad(objective, params, inputs.model_state, batch, None, None)
         return there.grads, there.value.astype(value.dtype), there.aux
 
     def hessian(v):

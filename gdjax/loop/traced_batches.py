@@ -14,10 +14,11 @@ from gdjax.loop.batches import Numbers, Plan
 from gdjax.loop.mini_batch import Options, finish, judged, resumed, saved
 from gdjax.loop.progress import begin, open_run
 from gdjax.loop.setting import Setting
+from gdjax.parts.held import per_loss
 from gdjax.result import Result
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "options", "capacity"))
+@functools.partial(per_loss, static_argnames=("plan", "options", "capacity"))
 def _whole(plan: Plan, options: Options, rule, params, data, rows, key, model_state, stop, validation, progress, capacity):
     if progress is None:
         progress = begin(plan, rule, params, key, model_state, stop, data)
@@ -52,7 +53,7 @@ def run(plan: Plan, options: Options, rule, params, data, key, model_state, stop
     return _result(plan, made, shown, arrays(rule), options.setting, capacity, reasons)
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "capacity", "reasons"))
+@functools.partial(per_loss, static_argnames=("plan", "capacity", "reasons"))
 def _result(plan: Plan, run, shown, rule, setting: Setting, capacity: int, reasons) -> Result:
     # One program: under an uncompiled vmap every operation here would be compiled by itself.
     filled = jnp.arange(capacity) < shown.rows

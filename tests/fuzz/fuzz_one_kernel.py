@@ -17,7 +17,8 @@ import time
 CHEAP = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 PER_PROCESS = 100  # loops: each program holds memory
 TOGETHER = 5  # loops of a program
-USUAL = 8  # one program in so many is compiled as usual
+USUAL = 8  # one program, or process of runs, in so many is compiled as usual
+FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def main(arguments=None) -> int:
@@ -26,7 +27,7 @@ def main(arguments=None) -> int:
     if given.worker:
         return _worker(given)
     total = {"loops": 0, "kernels": 0, "runs": 0, "wrong": [], "ended": []}
-    for kind, count, size in (("loops", given.count, PER_PROCESS), ("runs", given.runs, PER_PROCESS // 2)):
+    for kind, count, size in (("loops", given.count, PER_PROCESS), ("runs", given.runs, PER_PROCESS // 4)):
         for first in range(given.first, given.first + count, size):
             _part(kind, first, min(first + size, given.first + count), total)
             print(f"{kind} to {first + size}: {total['kernels']} kernels, {len(total['ended'])} ended, {len(total['wrong'])} wrong", flush=True)
@@ -48,7 +49,9 @@ def _part(kind: str, first: int, last: int, total) -> None:
     """Some seeds, in as many processes as it takes."""
     while first < last:
         command = [sys.executable, __file__, "--worker", kind, "--first", str(first), "--last", str(last)]
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": str(first // PER_PROCESS % 4 == 3)}
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": str(first // 100 % 4 == 3)}
+        if kind == "runs":
+            environment |= {"XLA_FLAGS": FLAGS if first // (PER_PROCESS // 4) % USUAL else ""}
         done = subprocess.run(command, capture_output=True, text=True, timeout=3600, env=environment)
         begun = first
         for line in map(json.loads, filter(lambda text: text.startswith("{"), done.stdout.splitlines())):

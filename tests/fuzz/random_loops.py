@@ -218,7 +218,7 @@ class Pool:
         x = self.small(self.one(self.floating))
         unused = self.one(self.floating)  # a branch may read nothing, and close over anything
         low, high = lambda x: jnp.zeros_like(x), lambda x: x * 0.5 + self.fitted(unused, x.shape).astype(x.dtype) * 0.25
-        kinds = (lambda: lax.cond(self.turn % 3 == 1, low, high, x), lambda: lax.switch(lax.rem(self.turn, 4), [low, high, jnp.tanh], x))
+        kinds = (lambda: lax.cond(self.turn % 3 == 1, low, high, x), lambda: lax.switch(lax.rem(self.turn, jnp.int32(4)), [low, high, jnp.tanh], x))
         return self.one(kinds)()
 
     def chosen(self):
@@ -233,7 +233,7 @@ class Pool:
         table = jnp.linspace(-1.0, 1.0, self.one((3, 5, 600))).astype(x.dtype)
         kinds = (
             lambda: lax.fori_loop(0, 3, step, x),
-            lambda: lax.while_loop(lambda c: c[0] < lax.rem(self.turn, 4), lambda c: (c[0] + 1, step(0, c[1])), (jnp.int32(0), x))[1],
+            lambda: lax.while_loop(lambda c: c[0] < lax.rem(self.turn, jnp.int32(4)), lambda c: (c[0] + 1, step(0, c[1])), (jnp.int32(0), x))[1],
             lambda: lax.scan(lambda x, y: (x * 0.7 + y * 0.1, None), x, table[:5])[0],
             lambda: jnp.mean(lax.scan(lambda x, y: (x * 0.7 + y * 0.1, jnp.mean(x)), x, table[:3])[1], keepdims=True),
             lambda: lax.map(lambda y: jnp.tanh(y) * 0.5, x[None])[0],
@@ -271,13 +271,13 @@ STEPS = 6 * (USUAL + NESTED) + (Pool.scattered, Pool.outside)
 
 
 def different(ours, theirs) -> str:
-    """In what two carries differ beyond rounding; empty where they do not."""
-    found = []
+    """In what two carries differ beyond the rounding of the least precise of what they hold; empty where they do not."""
+    found, coarsest = [], max(EPS.get(str(x.dtype), 0) for x in (*ours.values(), np.zeros(1, np.float32)))
     for name, x in ours.items():
         y = theirs[name]
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
-        bound = EPS.get(str(x.dtype), 0)
+        bound = coarsest if str(x.dtype) in EPS else 0
         x, y = (np.asarray(z).astype(np.float64) for z in (x, y))
         if x.shape != y.shape or not np.allclose(x, y, rtol=bound, atol=4 * bound, equal_nan=True):
             found.append(f"{name}: {np.array2string(x, threshold=6)} is not {np.array2string(y, threshold=6)}")
