@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
 import importlib.util
 import inspect
@@ -100,15 +99,9 @@ def advice(modules: list[str]) -> str:
     return f'the demo needs {", ".join(packages)}: type pip install "gdjax[{",".join(extras)}]", or pip install {" ".join(packages)}'
 
 
-def by_epoch(result: gdjax.Result, steps_per_epoch: int) -> gdjax.Result:
-    """With passes over the data recorded beside the steps: what full batches and small ones can be compared by."""
-    return dataclasses.replace(result, history={**result.history, "epoch": result.history["step"] / steps_per_epoch})
-
-
 def save(full: gdjax.Result, mini: gdjax.Result, out: Path) -> Path:
     """The loss curves as a PNG."""
-    results = {"gradient descent": by_epoch(full, 1), f"SGD, batches of {BATCH_SIZE}": by_epoch(mini, int(mini.steps) // EPOCHS)}
-    ax = plot.history(results, x="epoch")
+    ax = plot.history({"gradient descent": full, f"SGD, batches of {BATCH_SIZE}": mini}, x="epoch")
     ax.set(title="Logistic regression on the breast-cancer table", xlabel="epoch (pass over the training part)")
     ax.set_xscale("log", nonpositive="mask")
     out.mkdir(parents=True, exist_ok=True)

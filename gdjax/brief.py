@@ -38,6 +38,12 @@ def brief_repr(self: Any) -> str:
     return f"{type(self).__name__}({', '.join(f'{name}={brief(getattr(self, name))}' for name in names)})"
 
 
+def known_repr(self: Any) -> str:
+    """The same without the fields that are not known: NaN, or −1 where integers are counted from 0."""
+    known = {name: short for name in self._fields if (short := brief(getattr(self, name))) not in ("nan", "-1")}
+    return f"{type(self).__name__}({', '.join(f'{name}={short}' for name, short in known.items())})"
+
+
 def _array(x: Any) -> str:
     real = jnp.issubdtype(x.dtype, np.floating) or jnp.issubdtype(x.dtype, np.integer) or x.dtype == bool
     held = not isinstance(x, jax.Array) or (x.is_fully_addressable and not x.is_deleted())

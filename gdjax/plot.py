@@ -15,11 +15,13 @@ from gdjax.diagnose.ranges import RangeTest
 from gdjax.result import Result, Status
 
 FAILED = (Status.DIVERGED, Status.NONFINITE)
-LABELS = {"value": "loss", "grad_norm": "gradient norm ‖∇f‖₂"}
+LABELS = {"epoch": "epoch (pass over the data)", "value": "loss", "grad_norm": "gradient norm ‖∇f‖₂"}
 LINES = ("-", "--", ":", "-.")
 MARKS = dict.fromkeys(Status, "|") | {Status.CONVERGED: "o"} | dict.fromkeys(FAILED, "X")
 MAPS = ("viridis", "plasma", "cividis")
 HEADROOM = 10.0  # a diverged run is followed this far above the others, then leaves the picture
+FLOOR = 10.0  # zeros sit this far below the least positive value of a logarithmic axis
+INSIDE = 5  # a legend of more entries stands beside the picture
 
 
 class Curve(NamedTuple):
@@ -29,21 +31,23 @@ class Curve(NamedTuple):
     y: np.ndarray  # (records,), finite
     status: Status
     steps: int
+    best: float = np.nan  # x of the best epoch or point; NaN where it was not looked for
 
 
 def history(results: Result | Mapping[str, Result], names=("value",), ax: Any = None, log: bool = True, x: str = "step"):
     """Draws what runs recorded: one line per run, ending in a mark that says how it ended.
 
-    A dot is a run that converged, a cross one that diverged, a bar any other ending; the legend says it in words. Noisy curves, such as mini-batch
-    losses, are drawn pale with their running mean on top. Batched results (from ``jax.vmap``) get one line per lane. Where a run diverged and others
-    did not, the axis keeps to the others and the cross stands where the run leaves the picture.
+    A dot is a run that converged, a cross one that diverged, a bar any other ending; the legend says it in words. A ring is the best epoch, where it was
+    looked for (``keep="best"``, ``validation`` or ``patience``). Noisy curves, such as mini-batch losses, are drawn pale with their running mean on top.
+    Batched results (from ``jax.vmap``) get one line per lane. Where a run diverged and others did not, the axis keeps to the others and the cross stands
+    where the run leaves the picture; one that diverged before its second record is drawn from its start.
 
     Args:
         results: one result, or a dict of results by the name to show.
         names: which of the recorded quantities, see ``result.history``; a second one is drawn dashed.
         ax: matplotlib axes to draw on; without it, new ones.
-        log: a logarithmic axis, unless a value is negative. Values of exactly 0 have no place on it and are left out.
-        x: the recorded quantity on the horizontal axis.
+        log: a logarithmic axis, unless a value is negative. Values of exactly 0 sit at its floor.
+        x: the quantity on the horizontal axis: "step", "epoch" (passes over the data, of ``fit``), or one that was recorded.
 
     Returns:
         The matplotlib axes; ``ax.figure.savefig("loss.png")`` saves them.
@@ -73,13 +77,14 @@ def history(results: Result | Mapping[str, Result], names=("value",), ax: Any = 
     sets = [(label, name, _curves(run, name, x)) for label, run in runs.items() for name in names]
     curves = [curve for *_, members in sets for curve in members]
     log = check_flag("log", log) and _has_logarithm(curves)
-    ceiling = _ceiling(curves, log)
+    ceiling, floor = _ceiling(curves, log), _floor(curves) if log else None
     ax = plt.subplots(figsize=(7.0, 4.5), layout="constrained")[1] if ax is None else ax
     for index, (label, name, members) in enumerate(sets):
         run, line = divmod(index, len(names))
-        legend = _legend(label, name if line or len(names) > 1 else "", members)
-        _draw(ax, _visible(members, ceiling, log), _colors(plt, run, len(members)), LINES[line % len(LINES)], legend)
-    return _furnish(ax, x, names, log, ceiling)
+        at = None if len(members) > 1 or runs[label].best_step is None else int(runs[label].best_step)
+        legend = _legend(label, name if line or len(names) > 1 else "", members, at)
+        _draw(ax, _visible(members, ceiling, floor), _colors(plt, run, len(members)), LINES[line % len(LINES)], legend)
+    return _furnish(ax, x, names, log, (floor, ceiling))
 
 
 def _check_kind(door: str, name: str, given: Any, kind: type, example: str) -> None:
@@ -102,15 +107,42 @@ def _pyplot() -> Any:
 
 def _curves(run: Result, name: str, x: str) -> list[Curve]:
     """The lines of one quantity of a run: one, or one per lane; records that are missing (NaN) or not finite are left out."""
-    for wanted in (name, x):
-        if not isinstance(wanted, str) or wanted not in run.history:
-            known = ", ".join(repr(key) for key in run.history)
-            raise ValueError(f"history: {short(wanted)} was not recorded; this run has {known}; wanted one of them: type history=({short(wanted)},) there.")
     codes, steps = np.ravel(np.asarray(run.code)), np.ravel(np.asarray(run.steps))
-    ys = np.asarray(run.history[name], np.float64).reshape(codes.size, -1)
-    xs = np.broadcast_to(np.asarray(run.history[x], np.float64), np.shape(run.history[name])).reshape(codes.size, -1)
-    kept = np.isfinite(ys) & np.isfinite(xs)
-    return [Curve(xs[i, kept[i]], ys[i, kept[i]], Status(int(codes[i])), int(steps[i])) for i in range(codes.size)]
+    shape = np.shape(_recorded(run, name))
+    ys, xs, at = (
+        np.broadcast_to(np.asarray(each, np.float64), shape).reshape(codes.size, -1) for each in (run.history[name], _horizontal(run, x), run.history["step"])
+    )
+    bests = np.full(codes.size, np.nan) if run.best_step is None else np.ravel(np.asarray(run.best_step, np.float64))
+    starts = {"value": run.diagnosis.initial_value, "grad_norm": run.diagnosis.initial_grad_norm}.get(name, np.nan)
+    starts = np.broadcast_to(np.ravel(np.asarray(starts, np.float64)), codes.shape)
+    return [_curve(xs[i], ys[i], at[i], Status(int(codes[i])), int(steps[i]), starts[i], bests[i]) for i in range(codes.size)]
+
+
+def _curve(x, y, at, status: Status, steps: int, start: float, best: float) -> Curve:
+    """The records that are numbers, from the start on where a run failed before its second; the best by its step."""
+    kept = np.isfinite(y) & np.isfinite(x)
+    x, y, at = x[kept], y[kept], at[kept]
+    if status in FAILED and np.sum(at > 0) < 2 and not np.any(at == 0) and np.isfinite(start):
+        x, y, at = np.append(0.0, x), np.append(start, y), np.append(0.0, at)
+    return Curve(x, y, status, steps, float(np.interp(best, at, x)) if x.size and np.isfinite(best) else np.nan)
+
+
+def _recorded(run: Result, name: str) -> Any:
+    if not isinstance(name, str) or name not in run.history:
+        known = ", ".join(repr(key) for key in run.history)
+        raise ValueError(f"history: {short(name)} was not recorded; this run has {known}; wanted one of them: type history=({short(name)},) there.")
+    return run.history[name]
+
+
+def _horizontal(run: Result, x: str) -> np.ndarray:
+    """The quantity on the horizontal axis at each record."""
+    if not isinstance(x, str) or x != "epoch" or x in run.history:
+        return np.asarray(_recorded(run, x), np.float64)
+    setting = getattr(run.state, "setting", None)
+    size, rows = (1, 1) if run.kind == "full batch" else (0, 0) if setting is None else (int(np.ravel(n)[0]) for n in (setting.batch_size, setting.examples))
+    if not rows:
+        raise ValueError('history: x is "epoch" for a run on a stream, whose epochs are as long as it yields batches; wanted "step": leave x out.')
+    return np.asarray(run.history["step"], np.float64) / -(-rows // (size or rows))
 
 
 def _has_logarithm(curves: Sequence[Curve]) -> bool:
@@ -128,18 +160,25 @@ def _ceiling(curves: Sequence[Curve], log: bool) -> float | None:
     return float(ceiling) if any(np.any(curve.y > ceiling) for curve in curves) else None
 
 
-def _visible(curves: Sequence[Curve], ceiling: float | None, log: bool) -> list[Curve]:
-    """The curves as far as they can be drawn: without zeros on a logarithmic axis, up to where they cross the ceiling."""
-    drawn = [curve._replace(x=curve.x[curve.y > 0], y=curve.y[curve.y > 0]) if log else curve for curve in curves]
-    return drawn if ceiling is None else [_cut(curve, ceiling, np.log if log else np.asarray) for curve in drawn]
+def _floor(curves: Sequence[Curve]) -> float | None:
+    """Where zeros sit on a logarithmic axis, if there are any."""
+    values = np.concatenate([curve.y for curve in curves])
+    return float(values[values > 0].min() / FLOOR) if np.any(values == 0) else None
 
 
-def _cut(curve: Curve, ceiling: float, scale: Any) -> Curve:
+def _visible(curves: Sequence[Curve], ceiling: float | None, floor: float | None) -> list[Curve]:
+    """The curves as far as they can be drawn: zeros at the floor of a logarithmic axis, up to where they cross the ceiling."""
+    drawn = [curve if floor is None else curve._replace(y=np.maximum(curve.y, floor)) for curve in curves]
+    return drawn if ceiling is None else [_cut(curve, ceiling) for curve in drawn]
+
+
+def _cut(curve: Curve, ceiling: float) -> Curve:
     above = np.flatnonzero(curve.y > ceiling)
     if not above.size:
         return curve
     end = above[0]
     start = max(end - 1, 0)
+    scale = np.log if np.all(curve.y[[start, end]] > 0) and ceiling > 0 else np.asarray
     crossing = np.interp(scale(ceiling), scale(curve.y[[start, end]]), curve.x[[start, end]])
     return curve._replace(x=np.append(curve.x[:end], crossing), y=np.append(curve.y[:end], ceiling))
 
@@ -149,11 +188,12 @@ def _colors(plt: Any, run: int, lanes: int) -> list[Any]:
     return [f"C{run}"] if lanes == 1 else list(plt.get_cmap(MAPS[run % len(MAPS)])(np.linspace(0.05, 0.85, lanes)))
 
 
-def _legend(label: str, name: str, curves: Sequence[Curve]) -> str:
-    """How the run, or its lanes, ended."""
+def _legend(label: str, name: str, curves: Sequence[Curve], step: int | None) -> str:
+    """How the run, or its lanes, ended, and the step of its best point where that was looked for."""
     what = ", ".join(part for part in (str(label), LABELS.get(name, name)) if part)
     words = [curve.status.name.lower().replace("_", " ") for curve in curves]
-    ending = f"{words[0]} at step {curves[0].steps}" if len(curves) == 1 else ", ".join(f"{n} {word}" for word, n in Counter(words).most_common())
+    best = f", best at step {step}" if len(curves) == 1 and step is not None else ""
+    ending = f"{words[0]} at step {curves[0].steps}{best}" if len(curves) == 1 else ", ".join(f"{n} {word}" for word, n in Counter(words).most_common())
     return ": ".join(part for part in (what, ending) if part)
 
 
@@ -167,6 +207,8 @@ def _draw(ax: Any, curves: Sequence[Curve], colors: Sequence[Any], line: str, le
         edge = {"markeredgecolor": "black", "markerfacecolor": "tab:red"} if curve.status in FAILED else {}
         clip = curve.status not in FAILED  # the cross may stand on the frame
         ax.plot(curve.x, y, line, color=color, linewidth=1.8, label=legend if index == 0 else None, clip_on=clip, **mark, **edge)
+        if np.isfinite(curve.best) and curve.x.size and curve.best <= curve.x[-1]:
+            ax.plot(curve.best, np.interp(curve.best, curve.x, y), "o", color=color, markerfacecolor="none", markersize=11, markeredgewidth=1.6)
 
 
 def _is_noisy(y: np.ndarray) -> bool:
@@ -183,12 +225,11 @@ def _running_mean(y: np.ndarray) -> np.ndarray:
     return (sums[last + 1] - sums[first]) / (last + 1 - first)
 
 
-def _furnish(ax: Any, x: str, names: Sequence[str], log: bool, ceiling: float | None) -> Any:
+def _furnish(ax: Any, x: str, names: Sequence[str], log: bool, ends: tuple[float | None, float | None]) -> Any:
     ax.set_xlabel(LABELS.get(x, x.replace("_", " ")))
     ax.set_ylabel(", ".join(LABELS.get(name, name.replace("_", " ")) for name in names))
     ax.set_yscale("log" if log else "linear")
-    if ceiling is not None:
-        ax.set_ylim(top=ceiling)
+    ax.set_ylim(*ends)
     return _plain(ax)
 
 
@@ -308,9 +349,10 @@ def _draw_scores(ax: Any, x: np.ndarray, scores: np.ndarray, color: Any, label: 
 
 
 def _plain(ax: Any, legend: bool = True) -> Any:
-    """Grid, open frame, legend where something has a name."""
+    """Grid, open frame, legend where something has a name, beside the picture where many have."""
     ax.grid(True, which="major", alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
-    if legend and ax.get_legend_handles_labels()[1]:
-        ax.legend(frameon=False)
+    named = len(ax.get_legend_handles_labels()[1])
+    if legend and named:
+        ax.legend(frameon=False, **({} if named <= INSIDE else {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}))
     return ax

@@ -96,14 +96,66 @@ def test_noisy_curves_are_pale_under_their_mean():
     assert len(words(ax)) == 1
 
 
-def test_negative_losses_get_a_linear_axis_and_zeros_are_left_out_of_a_logarithmic_one():
+def test_negative_losses_get_a_linear_axis_and_zeros_sit_at_the_floor_of_a_logarithmic_one():
     below = gdjax.minimize(lambda w: (w - 2.0) ** 2 - 3.0, 5.0, gdjax.gd(0.1), max_steps=9)
     assert plot.history(below).get_yscale() == "linear"
     exact = gdjax.minimize(lambda w: (w - 2.0) ** 2, 5.0, gdjax.gd(0.5), max_steps=9)
     ax = plot.history(exact)
     assert ax.get_yscale() == "log"
-    assert np.all(ax.lines[0].get_ydata() > 0)
+    values = np.asarray(exact.history["value"])
+    floor = values[values > 0].min() / 10
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), np.where(values > 0, values, floor), rtol=1e-6)
+    assert ax.get_ylim()[0] == pytest.approx(floor)
     assert plot.history(exact, log=False).get_yscale() == "linear"
+
+
+class Stream:
+    def __iter__(self):
+        return iter([np.ones(4, np.float32)] * 3)
+
+
+def rows(**options):
+    x = np.linspace(-1.0, 1.0, 96, dtype=np.float32)
+    asked = {"rule": gdjax.sgd(0.1), "batch_size": 16, "epochs": 6, "key": 0} | options
+    return gdjax.fit(lambda w, x: jnp.mean((w - x) ** 2), 5.0, x, **asked)
+
+
+def test_epochs_are_an_axis_and_the_best_has_a_ring():
+    result = rows(validation=np.linspace(4.0, 4.2, 8, dtype=np.float32), keep="best")  # the best is far from the end
+    best = int(result.best_step)
+    assert best < int(result.steps) == 36
+    ax = plot.history({"fit": result, "descent": run(0.1, max_steps=6)}, names=("value",), x="epoch")
+    assert ax.get_xlabel() == "epoch (pass over the data)"
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), np.arange(1, 7))
+    np.testing.assert_array_equal(ax.lines[2].get_xdata(), np.arange(7))
+    ring = ax.lines[1]
+    assert (ring.get_marker(), ring.get_markerfacecolor(), float(ring.get_xdata()[0])) == ("o", "none", best / 6)
+    assert words(ax)[0] == f"fit: max steps at step 36, best at step {best}"
+    by_step = plot.history(result)
+    assert float(by_step.lines[1].get_xdata()[0]) == best
+    whole = rows(batch_size=None, key=None)
+    np.testing.assert_array_equal(plot.history(whole, x="epoch").lines[0].get_xdata(), whole.history["step"])
+    with pytest.raises(ValueError, match='wanted "step"'):
+        plot.history(gdjax.fit(lambda w, x: jnp.mean((w - x) ** 2), 5.0, Stream(), gdjax.sgd(0.1), batch_size=None, epochs=2), x="epoch")
+
+
+def test_a_run_that_diverged_at_once_is_shown_from_its_start():
+    bad = rows(rule=gdjax.sgd(1e4))
+    assert bad.status in (gdjax.Status.DIVERGED, gdjax.Status.NONFINITE)
+    ax = plot.history(bad)
+    assert float(ax.lines[0].get_xdata()[0]) == 0.0
+    assert float(ax.lines[0].get_ydata()[0]) == pytest.approx(float(bad.diagnosis.initial_value))
+    assert marks(ax) == ["X"]
+    assert words(ax) == [f"{bad.status.name.lower()} at step {int(bad.steps)}"]
+
+
+def test_a_legend_of_many_entries_stands_beside_the_picture():
+    few, many = ({f"run {i}": run(0.1) for i in range(n)} for n in (5, 6))
+    for runs, inside in ((few, True), (many, False)):
+        ax = plot.history(runs)
+        ax.figure.canvas.draw()
+        assert ax.bbox.contains(*ax.get_legend().get_window_extent().p0) == inside
+        assert ax.figure.bbox.contains(*ax.get_legend().get_window_extent().p1)
 
 
 def test_draws_on_the_axes_given_and_saves(tmp_path):

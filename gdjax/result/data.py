@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from gdjax.brief import brief_repr
+from gdjax.brief import known_repr
 from gdjax.result import advice
 from gdjax.result.status import Status
 from gdjax.typing import Params
@@ -49,7 +49,7 @@ class Diagnosis(NamedTuple):
     grad_above_rounding: Any = np.float32(np.nan)  # ‖g‖ without what is rounding
     curvature_along: Any = np.float32(np.nan)  # along that
 
-    __repr__ = brief_repr
+    __repr__ = known_repr
 
 
 @jax.tree_util.register_dataclass
