@@ -55,7 +55,7 @@ def on_batches(result: Result, plan: Plan, start, work: float, block, validation
     """The same of a mini-batch run, by the batches of its last segment: a ``Block``, None where no step was made."""
     if block is None:
         return result
-    stream, made = plan.source == "stream", min(block.reach, int(result.steps)) - block.offset
+    stream, made = plan.source == "stream", max(min(block.reach, int(result.steps)) - block.offset, 1)
     given = {"a batch of the stream: data" if stream else "data": block.data, "validation": validation}
     result = of_inputs(result, given, rows_known=not stream)
     numbers = Numbers(*(np.int32(n) for n in (block.reach, block.reach, block.per_epoch, 0, 0, block.offset)))
@@ -64,7 +64,7 @@ def on_batches(result: Result, plan: Plan, start, work: float, block, validation
     def look(place):
         return _around_batches(plan, *place, block.data, block.rows, numbers, steps, key, _rate(result))
 
-    if made < 1 or not _may_look(result, work):
+    if not _may_look(result, work):
         return result
     if facts.asks_about_the_start(result):
         return _told(result, lambda: look(start))

@@ -317,7 +317,7 @@ def _full_batch(facts: Facts) -> str:
     of_late = f"the last {100 * over:.0f} % of the run"
     if facts.falling:
         larger = ", or see whether a larger learning rate is stable: gdjax.suggest." if facts.rate is not None else "."
-        return f"The loss was still falling, by {100 * share:.2g} % over {of_late}: allow more steps{larger}"
+        return f"The loss was still falling, by {100 * share:.3g} % over {of_late}: allow more steps{larger}"
     if facts.overshoots:
         return _too_large_here(facts) or (
             f"The steps overshoot: over {of_late} the loss fell by {fell:.3g}, far less than steps of this "
@@ -335,7 +335,7 @@ def _full_batch(facts: Facts) -> str:
     if len(facts.norms) == len(facts.values) and facts.norms[-1] < 0.95 * facts.norms[-1 - back]:
         return (
             "The gradient norm was still falling, by "
-            f"{100 * (1 - facts.norms[-1] / facts.norms[-1 - back]):.2g} % over {of_late}: allow more steps."
+            f"{100 * (1 - facts.norms[-1] / facts.norms[-1 - back]):.3g} % over {of_late}: allow more steps."
         )
     return (
         f"The loss hardly fell over {of_late}, and its gradient has not vanished: a plateau or a narrow "
@@ -352,7 +352,7 @@ def _batches(facts: Facts) -> str:
         )
     if facts.falling:
         return (
-            f"The loss was still falling, by {100 * share:.2g} % over the last {100 * over:.0f} % of the run: "
+            f"The loss was still falling, by {100 * share:.3g} % over the last {100 * over:.0f} % of the run: "
             "allow more epochs."
         )
     if facts.curvature * facts.params_norm * 64 * facts.eps >= facts.grad_norm:

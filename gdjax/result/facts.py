@@ -264,7 +264,7 @@ def asks_about_the_start(result: Any) -> bool:
     do not say why.
     """
     facts = Facts(result)
-    if not facts.plain or facts.steps == 0 or facts.bottomless:
+    if not facts.plain or facts.bottomless:
         return False
     return facts.status is Status.DIVERGED or (
         facts.status not in (Status.NONFINITE, Status.INTERRUPTED) and facts.rose
