@@ -179,7 +179,9 @@ QUADRATICS = [
     square("by default", None, CONVERGED, "stationary", "learning rate"),
     square("Barzilai-Borwein", gdjax.barzilai_borwein(), CONVERGED, "stationary"),
     square("sign descent, too short", adam(1e-7), MAX_STEPS, "may be too small", SMALLER),
-    square("a schedule of NaN", gd(lambda step: jnp.where(step < 20, 0.01, jnp.nan)), NONFINITE, "schedule .* nan at step 20", "log|learning rate was"),
+    square(
+        "a schedule of NaN", gd(lambda step: jnp.where(step < 20, 0.01, jnp.nan)), NONFINITE, "schedule .* nan at step 20", "log|learning rate was",
+    ),
     square("a schedule below 0", gd(lambda step: 0.011 - 0.002 * step), DIVERGED, "schedule .* gave -0.001 at step 6", "Lower"),
     square("an infinite schedule", gd(lambda step: jnp.where(step < 20, 0.01, jnp.inf)), (NONFINITE, DIVERGED), "schedule .* inf at step 20", "log"),
 ]
@@ -191,7 +193,9 @@ UNITS = [
     *(square(f"+ 1e10, {share:g}/L", gd(share / L), GOES_ON, TOO_SMALL, SMALLER, tries=True, constant=1e10) for share in (1e-9, 1e-3)),
     square("+ 1e10, 1/L", gd(1 / L), (*GOES_ON, CONVERGED), "", SMALLER + "|" + LARGER, constant=1e10),
     *(square(f"+ 1e10, {share:g}/L", gd(share / L), DIVERGED, TOO_LARGE, LARGER, tries=True, constant=1e10) for share in (3.0, 10.0, 1e5)),
-    square("+ 1e10, growing for a few steps", gd(3 / L), (MAX_STEPS, DIVERGED), "above its start|too large", LARGER, tries=True, constant=1e10, max_steps=12),
+    square(
+        "+ 1e10, growing for a few steps", gd(3 / L), (MAX_STEPS, DIVERGED), "above its start|too large", LARGER, tries=True, constant=1e10, max_steps=12,
+    ),
 ]
 
 LOW = jnp.ones(2, jnp.bfloat16)
@@ -218,7 +222,7 @@ KINKS = [
     full("|x| at its minimum", absolute, 0.3, gd(0.1), (MAX_STEPS, STALLED, CONVERGED), "minimum", LARGER + "|" + SMALLER),
     *(full(f"|x|, gd({rate:g})", absolute, 2.0, gd(rate), GOES_ON, TOO_SMALL, SMALLER, tries=True, tol=0.0) for rate in (1e-9, 1e-4)),
     full("|x|, gd(0.1)", absolute, 2.0, gd(0.1), GOES_ON, OVERSHOOTS, LARGER, tol=0.0),
-    full("|x|, gd(10)", absolute, 2.0, gd(10.0), GOES_ON, OVERSHOOTS, LARGER, tol=0.0),
+    full("|x|, gd(10)", absolute, 2.0, gd(10.0), GOES_ON, OVERSHOOTS, LARGER, tries=True, tol=0.0),
     full("|x| by default", absolute, 2.0, None, (STALLED, CONVERGED), "minimum|stationary", "learning rate"),
     full("hinge, far too short", hinge, ZEROS, gd(1e-8), GOES_ON, TOO_SMALL, SMALLER, tries=True, args=(ROWS[:50], SIDES[:50])),
     full("hinge", hinge, ZEROS, gd(0.1), MAX_STEPS, FALLING, SMALLER, args=(ROWS[:50], SIDES[:50])),
@@ -234,11 +238,15 @@ BOTTOMLESS = [
         for rule in (gd(0.1), None, gdjax.armijo(), gdjax.barzilai_borwein(), gdjax.nonlinear_cg())
     ),
     full("a likelihood of the wrong sign", flipped_likelihood, jnp.zeros(2), gd(1e-3), (DIVERGED, NONFINITE), SIGN, "log", args=(ROWS[:50, 0],)),
-    full("a likelihood of the wrong sign, by default", flipped_likelihood, jnp.zeros(2), None, (DIVERGED, NONFINITE), SIGN, "for log", args=(ROWS[:50, 0],)),
+    full(
+        "a likelihood of the wrong sign, by default", flipped_likelihood, jnp.zeros(2), None, (DIVERGED, NONFINITE), SIGN, "for log", args=(ROWS[:50, 0],),
+    ),
 ]
 
 HILLS = [
-    full("Rastrigin, momentum", rastrigin, 3.5, sgd(0.1, 0.9), (MAX_STEPS, DIVERGED), "too large|above its start", FALLING + "|" + LARGER, tries=True),
+    full(
+        "Rastrigin, momentum", rastrigin, 3.5, sgd(0.1, 0.9), (MAX_STEPS, DIVERGED), "too large|above its start", FALLING + "|" + LARGER, tries=True,
+    ),
     full("Rastrigin, its step", rastrigin, 3.5, gd(1e-3), (CONVERGED, STALLED), "", "above|" + LARGER),
     full("a plateau above the start, gd(100)", well, 1.0, gd(100.0), CONVERGED, ABOVE + ".*too large", "a minimum, or", tries=True),
     full("a plateau above the start, gd(1e8)", well, 1.0, gd(1e8), CONVERGED, ABOVE + ".*too large", "a minimum, or", tries=True),
@@ -249,20 +257,40 @@ HILLS = [
     full("Rosenbrock, gd(1e-3)", rosenbrock, jnp.asarray([-1.2, 1.0]), gd(1e-3), MAX_STEPS, FALLING, SMALLER),
     *(full(f"Rosenbrock, gd({rate:g})", rosenbrock, jnp.asarray([-1.2, 1.0]), gd(rate), DIVERGED, TOO_LARGE, LARGER, tries=True) for rate in (0.01, 1.0)),
     full("Rosenbrock, Adam, too short", rosenbrock, jnp.asarray([-1.2, 1.0]), adam(1e-7), MAX_STEPS, "may be too small", SMALLER),
-    full("Rosenbrock, Adam, too long", rosenbrock, jnp.asarray([-1.2, 1.0]), adam(1e7), (DIVERGED, NONFINITE), "Lower the learning rate: gdjax.suggest", LARGER),
+    full(
+        "Rosenbrock, Adam, too long", rosenbrock, jnp.asarray([-1.2, 1.0]), adam(1e7), (DIVERGED, NONFINITE), "Lower the learning rate: gdjax.suggest", LARGER,
+    ),
     full("Rosenbrock, by default", rosenbrock, jnp.asarray([-1.2, 1.0]), None, CONVERGED, "stationary"),
     *(full(f"x⁴, gd({rate:g})", fourth, 10.0, gd(rate), DIVERGED, TOO_LARGE, LARGER, tries=True) for rate in (1.0, 1e4)),
     full("x⁴, its step", fourth, 10.0, gd(4e-3), (MAX_STEPS, CONVERGED), "", SMALLER),
 ]
 
+YEARS = np.arange(1950.0, 2020.0, dtype=np.float32)
+CALENDAR = np.stack([np.ones(70, np.float32), YEARS], 1), np.float32(0.03 * (YEARS - 1985) + 5 + 0.2 * rng.normal(size=70))
+
+
+def least_squares(w, rows, targets):
+    return jnp.mean((rows @ w - targets) ** 2)
+
+
+SCALED = [
+    full(
+        "columns of two sizes", least_squares, jnp.zeros(2), gd(1e-7), GOES_ON,
+        r"args\[0\] differ in size by a factor of 2e\+03.*: standardise", "as good as", args=CALENDAR,
+    ),
+]
+
 DOMAINS = [
-    full("an edge, by default", edge, 3.0, None, (STALLED, NONFINITE), "edge", "as good as|learning rate"),
-    full("an edge, by a search", edge, 3.0, gdjax.armijo(), (STALLED, NONFINITE), "edge", "as good as|learning rate"),
+    full("an edge, by default", edge, 3.0, None, (STALLED, CONVERGED, NONFINITE), "edge", "as good as|learning rate"),
+    full("an edge, by a search", edge, 3.0, gdjax.armijo(), (STALLED, CONVERGED, NONFINITE), "edge", "as good as|learning rate"),
     full("an edge, by steps", edge, 3.0, gd(0.01), NONFINITE, "edge of its domain", LARGER),
     full("a barrier, short steps", barrier, 2.0, gd(1e-8), GOES_ON, TOO_SMALL, SMALLER, tries=True),
     full("a barrier", barrier, 2.0, gd(1e-3), CONVERGED, "stationary"),
     *(full(f"a barrier, gd({rate:g})", barrier, 2.0, gd(rate), NONFINITE, "edge of its domain.*smaller", LARGER) for rate in (0.05, 10.0)),
-    full("infinite data", with_data, 0.0, gd(0.1), (NONFINITE, DIVERGED), r"infinite number in the data: args\[0\] in row 1", "log", args=(np.float32([1, np.inf, 2]),)),
+    full(
+        "infinite data", with_data, 0.0, gd(0.1), (NONFINITE, DIVERGED),
+        r"infinite number in the data: args\[0\] in row 1", "log", args=(np.float32([1, np.inf, 2]),),
+    ),
     full("NaN in the data", with_data, 0.0, gd(0.1), NONFINITE, r"NaN in the data: args\[0\] in row 2", "log", args=(np.float32([1, 1, np.nan]),)),
 ]
 
@@ -339,8 +367,13 @@ def minus(w, batch):
 STREAM = [(ROWS[i : i + 8], spoilt(NOISY, 100, np.nan)[i : i + 8]) for i in range(0, 400, 8)]
 NUMBERS = [
     some("NaN in a row", sgd(0.05), NONFINITE, r"NaN in the data: data\[0\] in row 37", "log|learning rate", rows=spoilt(ROWS, 37, np.nan)),
-    some("an infinity in a row", sgd(0.05), (NONFINITE, DIVERGED), r"infinite number in the data: data\[1\] in row 50", "log|learning rate", targets=spoilt(NOISY, 50, np.inf)),
-    some("NaN in validation", sgd(0.05), STOPPED, r"validation loss.*validation\[0\] in row 3", "log", patience=2, validation=(spoilt(ROWS, 3, np.nan), NOISY)),
+    some(
+        "an infinity in a row", sgd(0.05), (NONFINITE, DIVERGED),
+        r"infinite number in the data: data\[1\] in row 50", "log|learning rate", targets=spoilt(NOISY, 50, np.inf),
+    ),
+    some(
+        "NaN in validation", sgd(0.05), STOPPED, r"validation loss.*validation\[0\] in row 3", "log", patience=2, validation=(spoilt(ROWS, 3, np.nan), NOISY),
+    ),
     some("a schedule of NaN", sgd(lambda step: jnp.where(step < 20, 0.1, jnp.nan)), NONFINITE, "schedule .* nan at step 20", "log"),
     some("a schedule below 0", sgd(lambda step: 0.1 - 0.01 * step), DIVERGED, "schedule .* at step 11", "Lower"),
     some("a loss that does not move", sgd(0.1), MAX_STEPS, "does not depend on the params", SHORT, loss=flat),
@@ -348,13 +381,16 @@ NUMBERS = [
     some("logistic, too short", sgd(1e-7), MAX_STEPS, TOO_SMALL, SHORT, tries=True, loss=logistic),
     some("logistic, on its way", sgd(0.1), MAX_STEPS, FALLING, SHORT, loss=logistic),
     some("logistic, too long", sgd(1e4), (MAX_STEPS, DIVERGED), TOO_LARGE, LARGER, tries=True, loss=logistic),
-    Made("NaN in a stream", lambda rule: gdjax.fit(mean_square, ZEROS, STREAM, rule, batch_size=None, epochs=2), sgd(0.05), (NONFINITE,), "NaN in the data: a batch", "log"),
+    Made(
+        "NaN in a stream", lambda rule: gdjax.fit(mean_square, ZEROS, STREAM, rule, batch_size=None, epochs=2),
+        sgd(0.05), (NONFINITE,), "NaN in the data: a batch", "log",
+    ),
     some("all rows, too short", gd(1e-6), MAX_STEPS, TOO_SMALL, SHORT, tries=True, batch_size=None, epochs=100),
     some("all rows, too long", gd(1e3), DIVERGED, TOO_LARGE, LARGER, tries=True, batch_size=None, epochs=100),
 ]
 
 ROOMS = dict(
-    quadratics=QUADRATICS, units=UNITS, bfloat16=BFLOAT16, kinks=KINKS, bottomless=BOTTOMLESS, hills=HILLS, domains=DOMAINS,
+    quadratics=QUADRATICS, units=UNITS, bfloat16=BFLOAT16, kinks=KINKS, scaled=SCALED, bottomless=BOTTOMLESS, hills=HILLS, domains=DOMAINS,
     batches=BATCHES, interpolating=INTERPOLATING, singles=SINGLES, numbers=NUMBERS,
 )  # fmt: skip
 

@@ -280,7 +280,7 @@ def _unevenness(leaf) -> float:
         return 1.0
     if not getattr(leaf, "is_fully_addressable", True):
         return 1.0
-    some = np.asarray(leaf[:: max(1, len(leaf) // MOST_ROWS)], np.float64)
+    some = np.asarray(np.asarray(leaf)[:: max(1, len(leaf) // MOST_ROWS)], np.float64)
     sizes = np.sqrt(np.mean(some**2, axis=0))
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     return float(sizes.max() / sizes.min()) if len(sizes) else 1.0

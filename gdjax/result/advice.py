@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gdjax.result.facts import FAR_BELOW, Facts
+from gdjax.result import rates
+from gdjax.result.facts import Facts
 from gdjax.result.status import Status
 
 SIGN = "Check its sign."
-FIND_A_RATE = "gdjax.suggest finds one."
 UNEVEN = 100  # times as large, in which case curvatures differ by a factor of 10,000
 
 
@@ -70,31 +70,6 @@ def _of_validation(facts: Facts) -> str:
 # ---- a run that went too far
 
 
-def _smaller(facts: Facts) -> str:
-    """What to do about steps that are too large, with the number where a curvature is known."""
-    (most, name), used, curvature = facts.bound, facts.used, facts.curvature
-    at_the_end = " at the end" if callable(facts.rate) else ""
-    grew = not facts.diagnosis.curvature > 0
-    aim = most / 2 if grew else facts.safe_rate
-    if used >= 0.9 * most and aim > 0:
-        met = "the gradients grew as at a curvature of" if grew else "where the run began the loss has a curvature of"
-        return (
-            f"The learning rate was too large: {met} L ≈ {curvature:.3g}, which needs a learning rate "
-            f"below {name} ≈ {most:.3g}; this run used "
-            f"{used:.3g}{at_the_end}. Try {aim:.3g}."
-        )
-    if facts.plain and 0 < facts.safe_rate < used:
-        return (
-            f"Lower the learning rate: this run used {used:.3g}{at_the_end}, and where it began a step of "
-            f"{facts.safe_rate:.3g} lowers the loss. Try that."
-        )
-    if facts.rate is not None:
-        return f"Lower the learning rate: {FIND_A_RATE}"
-    if facts.rate_unknown:
-        return f"If its rule has a learning rate, lower it: {FIND_A_RATE}"
-    return "Its rule has no learning rate to lower: start elsewhere, rescale the params, or try another rule."
-
-
 def _without_bound(facts: Facts) -> str:
     far = float(facts.diagnosis.far_value)
     if not facts.bottomless:
@@ -114,11 +89,11 @@ def _above_its_start(facts: Facts) -> str:
     if not facts.rose:
         return ""
     numbers = f", at {facts.value:.6g} from {facts.initial_value:.6g}" if facts.value > facts.initial_value else ""
-    return f"The loss ended above its start{numbers}. {_smaller(facts)}"
+    return f"The loss ended above its start{numbers}. {rates.smaller(facts)}"
 
 
 def _diverged(facts: Facts) -> str:
-    return _without_bound(facts) or _smaller(facts)
+    return _without_bound(facts) or rates.smaller(facts)
 
 
 def _not_finite(facts: Facts) -> str:
@@ -142,8 +117,10 @@ def _converged(facts: Facts) -> str:
         return (
             "They are a stationary point to this accuracy, but above the start: the loss is "
             f"{facts.value:.6g} there and was {facts.initial_value:.6g}. So it is "
-            f"no minimum to look for, rather a plateau or a higher valley. {_smaller(facts)}"
+            f"no minimum to look for, rather a plateau or a higher valley. {rates.smaller(facts)}"
         )
+    if facts.clear_rate == 0 and facts.diagnosis.edge_rate > 0:
+        return f"Its gradient has not vanished, its norm is {facts.grad_norm:.3g}: {_edge()}"
     return Status.CONVERGED.advice
 
 
@@ -155,52 +132,11 @@ def _stalled(facts: Facts) -> str:
     return (
         _above_its_start(facts)
         or _without_bound(facts)
-        or _too_large_here(facts)
-        or _too_small(facts)
+        or rates.too_large_here(facts)
+        or rates.too_small(facts)
         or _badly_scaled(facts)
-        or _goes_on(facts)
+        or rates.goes_on(facts)
         or _at_the_floor(facts)
-    )
-
-
-def _too_large_here(facts: Facts) -> str:
-    most, name = facts.bound
-    if not (facts.plain and facts.goes_on):
-        return ""
-    if np.isnan(most) and facts.clear_rate < 0.5 * facts.used:
-        return (
-            f"The steps overshoot: from here one of {facts.clear_rate:.3g} times the gradient lowers the loss; "
-            f"this run used {facts.used:.3g}. Try that."
-        )
-    if not facts.used > 0.9 * most:
-        return ""
-    return (
-        f"The steps overshoot: the loss has a curvature of L ≈ {facts.curvature:.3g} here, which needs a "
-        f"learning rate below {name} ≈ {most:.3g}; this run used "
-        f"{facts.used:.3g}. Try {facts.safe_rate:.3g}."
-    )
-
-
-def _too_small(facts: Facts) -> str:
-    most, _ = facts.bound
-    if not facts.constant:
-        return ""
-    if np.isnan(most) and facts.clear_rate > 100 * facts.used:
-        ratio = facts.clear_rate / facts.used
-        return (
-            f"The learning rate {facts.used:.3g} is too small: from here a step {ratio:.0e} times as long "
-            "still lowers the loss as its slope promises. Try a far larger learning rate, such as "
-            f"{facts.safe_rate:.3g}."
-        )
-    if not (facts.used < FAR_BELOW * most and facts.safe_rate > facts.used):
-        return ""
-    head = (
-        f"The learning rate {facts.used:.3g} is too small, about {most / 2 / facts.used:.2g} times smaller "
-        "than it could be"
-    )
-    return (
-        f"{head}: the loss has a curvature of L ≈ {facts.curvature:.3g} here. Try a far larger learning rate, "
-        f"up to {facts.safe_rate:.3g}."
     )
 
 
@@ -215,21 +151,6 @@ def _badly_scaled(facts: Facts) -> str:
     )
 
 
-def _goes_on(facts: Facts) -> str:
-    """Where a step of another length along the gradient is seen to lower the loss, the end was not that of precision."""
-    if not facts.goes_on:
-        return ""
-    seen = (
-        f"Yet the loss still falls along its gradient: a step of {facts.clear_rate:.3g} times it lowers the "
-        "loss by what it promises."
-    )
-    return (
-        f"{seen} Try the learning rate {facts.safe_rate:.3g}."
-        if facts.plain
-        else f"{seen} Try another rule from here, such as gdjax.gd({facts.clear_rate:.3g})."
-    )
-
-
 def _at_the_floor(facts: Facts) -> str:
     """Nothing further was seen to lower the loss."""
     if facts.grad_norm > 2 * facts.initial_grad_norm:
@@ -237,12 +158,17 @@ def _at_the_floor(facts: Facts) -> str:
             f"The gradient norm grew from {facts.initial_grad_norm:.3g} to {facts.grad_norm:.3g}, while the "
             f"loss, {facts.value:.6g}, cannot show it"
         )
-        return f"{larger}: take a constant off the loss. {_smaller(facts)}"
+        return f"{larger}: take a constant off the loss. {rates.smaller(facts)}"
     if facts.clear_rate == 0 and facts.diagnosis.edge_rate > 0:
         return (
             f"The loss is not finite at a step of {float(facts.diagnosis.edge_rate):.3g} times its gradient "
             f"from here: {_edge()}"
         )
+    if facts.far_away:
+        further = "Bring the params to one scale, or try gdjax.reduced_hessian()."
+        lower, away = float(facts.diagnosis.decrease), float(facts.diagnosis.distance)
+        seen = f"By the curvatures met nearby the minimum is still some {lower:.2g} lower, a step of {away:.2g} away"
+        return f"{seen}, but the directions are scaled so differently that rounding hides it. {further}"
     if facts.clear_rate == 0:
         return _nothing_lower(facts)
     if facts.grad_norm > 0.9 * facts.initial_grad_norm:
@@ -253,15 +179,13 @@ def _at_the_floor(facts: Facts) -> str:
             "The gradient hardly fell: what the steps do is lost in rounding. Take a constant off the loss, "
             f"rescale the params{further}."
         )
-    if 0 < float(facts.diagnosis.distance) < np.inf:
-        return (
-            "Rounding hides the way on: by its curvatures the loss has a minimum about "
-            f"{float(facts.diagnosis.distance):.2g} away, {float(facts.diagnosis.decrease):.2g} lower. "
-            + ("Use float64, or standardise the data." if facts.dtype.itemsize < 8 else "Standardise the data.")
-        )
     wider = "" if facts.dtype.itemsize >= 8 else "use float64 (jax.config.update('jax_enable_x64', True)), "
+    lower, away = float(facts.diagnosis.decrease), float(facts.diagnosis.distance)
+    left = ""
+    if 0 < away < np.inf:
+        left = f": by its curvatures the loss has a minimum about {away:.2g} away, {lower:.2g} lower"
     return (
-        f"Usually this is as good as {facts.dtype.name} gets. For more, {wider}rescale the loss or the params, "
+        f"Usually this is as good as {facts.dtype.name} gets{left}. For more, {wider}rescale the loss or the params, "
         "or take a constant off the loss."
     )
 
@@ -309,7 +233,7 @@ def _units(facts: Facts) -> str:
 def _full_batch(facts: Facts) -> str:
     fell, share, over = facts.recent
     if facts.clear_rate >= 0 and (
-        known := _too_small(facts) or (_nothing_lower(facts) if facts.clear_rate == 0 else "")
+        known := rates.too_small(facts) or (_nothing_lower(facts) if facts.clear_rate == 0 else "")
     ):
         return known
     if np.isnan(share):
@@ -319,12 +243,13 @@ def _full_batch(facts: Facts) -> str:
         larger = ", or see whether a larger learning rate is stable: gdjax.suggest." if facts.rate is not None else "."
         return f"The loss was still falling, by {100 * share:.3g} % over {of_late}: allow more steps{larger}"
     if facts.overshoots:
-        return _too_large_here(facts) or (
+        return rates.too_large_here(facts) or (
             f"The steps overshoot: over {of_late} the loss fell by {fell:.3g}, far less than steps of this "
             "length promise. "
             "Lower the learning rate: try half of it, or less momentum."
         )
-    if facts.hardly_moved and facts.rate is not None and np.isnan(facts.clear_rate):
+    crawled = facts.hardly_moved and facts.grad_norm > 0.25 * facts.initial_grad_norm
+    if crawled and facts.rate is not None and np.isnan(facts.clear_rate):
         return (
             "The loss hardly moved in the whole run: the learning rate may be too small, or this is a "
             "plateau. gdjax.suggest finds a learning rate."
@@ -363,7 +288,7 @@ def _batches(facts: Facts) -> str:
 def _never_started(facts: Facts) -> str:
     """Of a run whose steps, all together, were too short for its curvature: no noise hides that."""
     if facts.constant and facts.used / (1 - facts.momentum) * facts.steps * facts.curvature < 0.5:
-        return _too_small(facts)
+        return rates.too_small(facts)
     agree = facts.diagnosis.signal > 4
     if facts.hardly_moved and agree and not facts.plain:
         return (
@@ -379,8 +304,8 @@ def _stopped_falling(facts: Facts) -> str:
     head, signal = f"The loss has stopped falling{of_late}", float(facts.diagnosis.signal)
     if signal > 3 * (1 / 8 + (facts.used * facts.curvature if facts.plain else 1)):
         return (
-            _too_large_here(facts)
-            or _too_small(facts)
+            rates.too_large_here(facts)
+            or rates.too_small(facts)
             or f"{head}, though the gradients of the batches agree: a plateau or a narrow valley. Try another rule."
         )
     quieter = "decay the learning rate, or take larger batches"

@@ -220,6 +220,11 @@ class Facts:
         return bool(promised > 10 * max(abs(fell), self.rounding / 32 * max(steps, 1)))
 
     @property
+    def far_away(self) -> bool:
+        """Whether a closer look at a point where the run stood still says that the minimum is far lower."""
+        return float(self.diagnosis.decrease) > max(100 * self.rounding, 1e-4 * abs(self.value))
+
+    @property
     def far_units(self) -> bool:
         """Whether the gradients are so large or small that a rule may find no step for them."""
         return (
@@ -280,8 +285,8 @@ def asks_about_the_end(result: Any) -> bool:
         return not facts.bottomless
     if facts.rose or facts.bottomless or facts.steps == 0 or not facts.initial_grad_norm > 0:
         return False
-    if facts.status is Status.STALLED:
-        return facts.grad_norm > 1e-4 * facts.initial_grad_norm
+    if facts.status in (Status.STALLED, Status.CONVERGED):
+        return facts.grad_norm > (1e-4 if facts.status is Status.STALLED else 0.1) * facts.initial_grad_norm
     if facts.status is not Status.MAX_STEPS or facts.rate is None or facts.steps < LONG_ENOUGH:
         return False
     return not facts.falling if facts.batches else facts.plain and facts.grad_norm > 0.25 * facts.initial_grad_norm
