@@ -253,7 +253,7 @@ class Objective:
         split = lambda x: x.reshape(layout.parts, rows, *x.shape[1:])  # noqa: E731
         firsts = rows * jnp.arange(layout.parts, dtype=jnp.int32)
         value, grads, aux = jax.vmap(part)(jax.tree.map(split, batch), jax.tree.map(split, weights), firsts)
-        grads = jax.tree.map(lambda g: _pairwise_sum(g.astype(jnp.promote_types(g.dtype, jnp.float32))), grads)
+        grads = jax.tree.map(lambda g: _pairwise_sum(g.astype(tree.dtype_of(g))), grads)
         return jnp.sum(value), grads, jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), aux)
 
     def _block(self, params, block, key, weights, first, total):
@@ -263,7 +263,8 @@ class Objective:
         def weighted(p):
             losses, aux = self._examples(p, block, keys)
             losses = losses if weights is None else jnp.where(weights > 0, losses * weights.astype(losses.dtype), 0)
-            return jnp.sum(losses.astype(tree.dtype_of(losses))) / total, aux
+            value = jnp.sum(losses.astype(tree.dtype_of(losses)))
+            return value / jnp.asarray(total, value.dtype), aux
 
         (value, aux), grads = jax.value_and_grad(weighted, has_aux=True)(params)
         return value, grads, aux
@@ -283,7 +284,7 @@ class Objective:
         def add(carry, index):
             first = jnp.minimum(index * chunk, rows - chunk)
             cut = lambda x: lax.dynamic_slice_in_dim(x, first, chunk)  # noqa: E731
-            fresh = (first + jnp.arange(chunk) >= index * chunk).astype(jnp.float32)
+            fresh = (first + jnp.arange(chunk, dtype=jnp.int32) >= index * chunk).astype(jnp.float32)
             mine = fresh if weights is None else fresh * cut(weights)
             value, grads, aux = self._block(params, jax.tree.map(cut, batch), key, mine, start + first, total)
             return tree.add(carry, (value, grads)), aux
@@ -312,7 +313,7 @@ def _of_turned(function, flags):
 
 
 def _accumulator(x):
-    return jnp.zeros(jnp.shape(x), jnp.promote_types(jnp.result_type(x), jnp.float32))
+    return jnp.zeros(jnp.shape(x), tree.dtype_of(x))
 
 
 def leading(batch: Batch) -> int:
@@ -322,7 +323,7 @@ def leading(batch: Batch) -> int:
 
 def example_keys(key, first, rows: int):
     """A key per example, from its place in the batch: the same for every chunk size."""
-    return jax.vmap(lambda index: jax.random.fold_in(key, index))(first + jnp.arange(rows))
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(first + jnp.arange(rows, dtype=jnp.int32))
 
 
 def _describe(x) -> str:

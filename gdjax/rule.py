@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from gdjax.arguments import Call, Factory, Given, make_factory, short
+from gdjax.contexts import promoting
 from gdjax.typing import Params, RuleState
 
 
@@ -74,11 +75,14 @@ class Rule(Call, optax.GradientTransformationExtraArgs):
     def _made(self) -> Functions:
         made = super().build()
         if not isinstance(made, tuple) and hasattr(made, "init") and hasattr(made, "update"):
-            made = made.init, made.update  # optax.MultiSteps
+            made = optax.GradientTransformation(made.init, made.update)  # optax.MultiSteps
         if not isinstance(made, tuple) or not 2 <= len(made) <= 3:
             name, kind = self.factory.__name__, type(made).__name__
             raise TypeError(f"{name} returned a {kind}; wanted (init, update) or (init, update, eval_params): type return init, update.")
-        return Functions(*made)._replace(eval_params=made.eval_params) if isinstance(made, Rule) else Functions(*made)
+        if isinstance(made, Rule):
+            return Functions(*made)._replace(eval_params=made.eval_params)
+        # Optax's own functions mix integer counts with floats.
+        return Functions(*map(promoting, made)) if isinstance(made, optax.GradientTransformation) else Functions(*made)
 
     @property
     def eval_params(self):

@@ -18,7 +18,7 @@ Tree = Any
 
 
 def _widen(x) -> jax.Array:
-    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
+    return jnp.asarray(x, dtype_of(x))
 
 
 def _cast(x, leaf):
@@ -28,7 +28,7 @@ def _cast(x, leaf):
 def _times(scalar, x, like) -> jax.Array:
     # s x of a leaf like another: in its dtype, float32 at least.
     dtype = jnp.result_type(like)
-    wide = jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.inexact) else dtype
+    wide = dtype_of(like) if jnp.issubdtype(dtype, jnp.inexact) else dtype
     return jnp.asarray(scalar).astype(wide) * jnp.asarray(x).astype(wide)
 
 
@@ -148,7 +148,8 @@ def power_of_two(x: jax.Array) -> jax.Array:
 
 def dtype_of(a: Tree) -> Any:
     """The dtype scalars about this tree are kept in: the widest of its leaves, float32 at least."""
-    return jnp.result_type(jnp.float32, *(jnp.result_type(x) for x in jax.tree.leaves(a)))
+    with jax.numpy_dtype_promotion("standard"):  # to widen is meant here, whatever is allowed elsewhere
+        return jnp.result_type(jnp.float32, *(jnp.result_type(x) for x in jax.tree.leaves(a)))
 
 
 def all_finite(a: Tree) -> jax.Array:

@@ -258,6 +258,25 @@ def test_mixed_dtypes_stay_what_they_are(case):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, rule.init(params))
 
 
+@every
+def test_strict_promotion_is_kept(case):
+    def two_steps(rule, params):
+        state = rule.init(params)
+        for _ in range(2):
+            updates, state = step(rule, loss, state, params)
+            params = optax.apply_updates(params, updates)
+        return gdjax.eval_params(rule, state, params)
+
+    def loss(params):  # of the widest dtype, whatever the leaves have
+        x = jnp.append(params["weights"].astype(params["bias"].dtype), params["bias"])
+        return jnp.vdot(x, x) + jnp.sum(jnp.sin(x))
+
+    for narrow, wide, enabled in (("float32", "float32", False), ("bfloat16", "bfloat16", False), ("bfloat16", "float32", True)):
+        params = {"weights": jnp.asarray(START[:3], narrow), "bias": jnp.asarray(START[3], wide)}
+        with jax.enable_x64(enabled), jax.numpy_dtype_promotion("strict"):
+            jax.eval_shape(two_steps, case.make(), params)
+
+
 WRAPPERS = {
     "chain": lambda rule: optax.chain(optax.identity(), rule),
     "gdjax.chain": lambda rule: gdjax.chain(optax.identity(), rule),

@@ -13,6 +13,7 @@ LAYERS = {
     "brief": 0.5,
     "arguments": 1,
     "tree": 1,
+    "contexts": 1,
     "result": 1,
     "rule": 2,
     "schedules": 2,

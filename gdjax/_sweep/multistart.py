@@ -14,6 +14,7 @@ from gdjax._sweep.run import checked_block, sweep
 from gdjax.arguments import short
 from gdjax.brief import brief_repr
 from gdjax.checks import check_count, check_params
+from gdjax.contexts import promoting
 from gdjax.data import check_key
 from gdjax.result import Result, Status
 from gdjax.typing import Params, Seed
@@ -145,7 +146,7 @@ class _From(NamedTuple):
 
 def _flat(params: Params, compare) -> jax.Array:
     """One row per lane of what is compared."""
-    return jax.vmap(lambda p: ravel_pytree(p if compare is None else compare(p))[0])(params)
+    return jax.vmap(lambda p: promoting(ravel_pytree)(p if compare is None else compare(p))[0])(params)
 
 
 def _default_tolerance(starts: np.ndarray, ends: np.ndarray) -> float:

@@ -17,6 +17,7 @@ from gdjax import tree
 from gdjax.arguments import short
 from gdjax.brief import brief_repr
 from gdjax.checks import check_count
+from gdjax.contexts import promoting
 from gdjax.diagnose.problem import Problem, checked, gradient, rows_of_batches, size_of
 from gdjax.parts.held import per_loss
 from gdjax.typing import Data, LossFn, ModelState, Params, Seed
@@ -112,6 +113,7 @@ class Smoothness:
         return "\n".join(lines)
 
 
+@promoting  # params are widened here, which the loss did not ask for
 def smoothness(
     loss_fn: LossFn, params: Params, data: Data | None = None, *, batch_size: int | None = None, batches: int = 8, key: Seed | None = None,
     iterations: int = 32, has_aux: bool = False, stochastic: bool = False, model_state: ModelState = None,
@@ -195,8 +197,8 @@ def _at(size: int, params, value_and_grad) -> Smoothness:
     unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1)  # the solver squares what it is given
     values, vectors = jnp.linalg.eigh((jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)) / unit)
     values = unit * values
-    rounding = RESOLUTION * jnp.finfo(flat.dtype).eps * jnp.max(jnp.abs(values))
-    errors = jnp.abs(last * vectors[-1]) + 4 * jnp.finfo(flat.dtype).eps * jnp.max(jnp.abs(values))
+    rounding = RESOLUTION * float(jnp.finfo(flat.dtype).eps) * jnp.max(jnp.abs(values))
+    errors = jnp.abs(last * vectors[-1]) + 4 * float(jnp.finfo(flat.dtype).eps) * jnp.max(jnp.abs(values))
     along = toward @ product(toward)
     return Smoothness(values[-1], errors[-1], values[0], errors[0], along, norm, value.astype(flat.dtype), rounding, size + 1)
 

@@ -38,7 +38,7 @@ def checked(door: str, loss_fn, params, data, batch_size, key, has_aux: bool, st
         check.check_length(False, batch_size, count, None, 1)
     if key is not None or stochastic or batch_size is not None:
         key = sources.check_key(key, "the batches are drawn from it" if batch_size is not None else "the loss is stochastic")
-    wide = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), params)
+    wide = jax.tree.map(lambda x: x.astype(tree.dtype_of(x)), params)
     return objective, Problem(wide, jax.tree.map(jnp.asarray, () if data is None else data), model_state, key), count
 
 

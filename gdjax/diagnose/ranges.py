@@ -15,6 +15,7 @@ from gdjax import tree
 from gdjax.arguments import check_number
 from gdjax.brief import brief_repr
 from gdjax.checks import check_callable, check_count
+from gdjax.contexts import promoting
 from gdjax.diagnose.problem import Problem, checked, gradient, rows_of_batches
 from gdjax.loop import lanes
 from gdjax.parts.held import per_loss
@@ -83,6 +84,7 @@ class RangeTest:
         return f"range test: {self.message}"
 
 
+@promoting  # params are widened here, which the loss did not ask for
 def range_test(
     loss_fn: LossFn, params: Params, data: Data | None = None, make_rule: Any = None, *, batch_size: int | None = None, low: float = 1e-7, high: float = 10.0,
     steps: int = 100, key: Seed | None = None, has_aux: bool = False, stochastic: bool = False, model_state: ModelState = None,
@@ -225,5 +227,5 @@ def _judged(rates, values) -> RangeTest:
 def _smoothed(values, width):
     """Means around each value with Gaussian weights of this width, in steps; NaN stays where it is."""
     place = jnp.arange(len(values), dtype=jnp.float32)
-    weights = jnp.exp(-0.5 * jnp.square((place[:, None] - place[None, :]) / width)) * jnp.isfinite(values)[None, :]
+    weights = jnp.exp(-0.5 * jnp.square((place[:, None] - place[None, :]) / width)) * jnp.isfinite(values)[None, :].astype(width.dtype)
     return jnp.where(jnp.isfinite(values), weights @ jnp.nan_to_num(values, posinf=0.0, neginf=0.0) / jnp.sum(weights, 1), jnp.nan)

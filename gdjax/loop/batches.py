@@ -69,7 +69,7 @@ def fetch(plan: Plan, data, rows, numbers: Numbers, step):
     # A finite sum has an exact last batch: the rows that fill it up to the common shape weigh nothing.
     last = lax.rem(step, numbers.per_epoch) == numbers.per_epoch - 1
     here = jnp.where(last, plan.count % plan.batch_size, plan.batch_size)
-    return batch, (jnp.arange(plan.batch_size) < here).astype(jnp.float32)
+    return batch, (jnp.arange(plan.batch_size, dtype=jnp.int32) < here).astype(jnp.float32)
 
 
 def _in_order(plan, data, first):

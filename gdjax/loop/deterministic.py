@@ -285,7 +285,7 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
         growth=run.growth,
         before=before,
         history=write_row(run.history, row, run.rows) if names else run.history,
-        rows=run.rows + record,
+        rows=run.rows + record.astype(jnp.int32),
         evidence=evidence,
         **_shown(run, state, finite, value, grad_norm),
     )

@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from gdjax import tree
+from gdjax.contexts import own_work
 from gdjax.loop import step as stepping
 from gdjax.loop.batches import Numbers, Plan, fetch
 from gdjax.parts.held import per_loss
@@ -96,7 +97,7 @@ def _told(result: Result, look) -> Result:
     # A loss may have no second derivative, or no memory for it. The run is over and must not be lost for its advice,
     # which then does without numbers.
     try:
-        with jax.debug_nans(False), jax.debug_infs(False):
+        with own_work(), jax.numpy_dtype_promotion("standard"):  # params are widened, which the loss did not ask for
             found = jax.device_get(look())
     except Exception:
         return result
@@ -127,7 +128,7 @@ def _around_batches(plan: Plan, params, model_state, data, rows, numbers, steps,
 
 
 def _wide(params):
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32)), params)
+    return jax.tree.map(lambda x: jnp.asarray(x, tree.dtype_of(x)), params)
 
 
 def _around(evaluate, params, steps, used) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def _programs(begin, go, structure, size: int, mapped: tuple[bool, ...]) -> _Pro
 
 
 def _by_the_host(programs: _Programs, until: int, every: int, size: int, leaves):
-    run, places, step, whole = programs.start(leaves), jnp.arange(size), 0, None
+    run, places, step, whole = programs.start(leaves), jnp.arange(size, dtype=jnp.int32), 0, None
     while True:
         step = min(step + every, until)
         run = programs.advance(run, step, leaves)

@@ -180,12 +180,12 @@ def _share(plan: Plan, batch, weights, dtype) -> Any:
 
 def _tallied(plan: Plan, inner: Inner, share, value, sound) -> tuple[Tally, Any]:
     """The sums with a batch in them."""
-    kept = jnp.where(sound, value, 0)
-    count = inner.epoch.count + share * sound if plan.weighs else inner.epoch.count
+    kept, counts = jnp.where(sound, value, 0), sound.astype(value.dtype)
+    weight = counts if share is None else share * counts
+    count = inner.epoch.count + weight if plan.weighs else inner.epoch.count
     epoch = Tally(inner.epoch.total + (kept if share is None else share * kept), count)
     record = inner.record
     if plan.records:
-        weight = sound.astype(value.dtype) if share is None else share * sound
         record = Tally(record.total + weight * kept, record.count + weight)
     return epoch, record
 

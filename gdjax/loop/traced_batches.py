@@ -25,7 +25,7 @@ def _whole(plan: Plan, options: Options, rule, params, data, rows, key, model_st
     steps, per_epoch = options.steps, options.per_epoch
     numbers = Numbers(*(jnp.int32(n) for n in (steps, steps, per_epoch, options.record_every, options.patience, 0)))
     if rows is None and plan.source == "rows":
-        epochs = jnp.arange(-(-steps // per_epoch))
+        epochs = jnp.arange(-(-steps // per_epoch), dtype=jnp.int32)
         make = lambda epoch: sources.device_rows(progress.state.key, plan.count, plan.batch_size, options.order, epoch)  # noqa: E731
         rows = jax.lax.map(make, epochs).reshape(-1, plan.batch_size)
     run = open_run(plan, progress, data, rows, numbers, capacity)
@@ -56,7 +56,7 @@ def run(plan: Plan, options: Options, rule, params, data, key, model_state, stop
 @functools.partial(per_loss, static_argnames=("plan", "capacity", "reasons"))
 def _result(plan: Plan, run, shown, rule, setting: Setting, capacity: int, reasons) -> Result:
     # One program: under an uncompiled vmap every operation here would be compiled by itself.
-    filled = jnp.arange(capacity) < shown.rows
+    filled = jnp.arange(capacity, dtype=jnp.int32) < shown.rows
     history = {"step": jnp.where(filled, shown.steps, -1)}
     history |= {name: jnp.where(filled, shown.history[:, i], jnp.nan) for i, name in enumerate(plan.names)}
     state = saved(run.progress, history, setting)

@@ -11,7 +11,7 @@ from gdjax.typing import Number, Params
 
 def widened(params: Params) -> Params:
     """A copy in float32 at least: what is summed over many steps would stand still in bfloat16, whose next number up is 0.8% away."""
-    return tree.map(lambda x: jnp.array(x, jnp.promote_types(jnp.result_type(x), jnp.float32), copy=True), params)
+    return tree.map(lambda x: jnp.array(x, tree.dtype_of(x), copy=True), params)
 
 
 def polynomial_average(average: Params, params: Params, step: Number, gamma: Number) -> Params:

@@ -154,8 +154,8 @@ class Examples:
         def shows(smoothness):
             now, then, square = jax.vmap(one, (0, None))(self.batch, smoothness)
             promised = SLACK * square / smoothness
-            noise = 100 * jnp.finfo(now.dtype).eps * jnp.abs(now)
-            bad = ~(then <= now - promised + noise) & jnp.isfinite(now) & (square > 0)
+            epsilon, now, then = float(jnp.finfo(now.dtype).eps), now.astype(promised.dtype), then.astype(promised.dtype)
+            bad = ~(then <= now - promised + 100 * epsilon * jnp.abs(now)) & jnp.isfinite(now) & (square > 0)
             return jnp.any(bad if self.kept is None else bad & self.kept)
 
         return shows
@@ -167,7 +167,7 @@ def _beside(kept, x):
 
 def generic(like: Any) -> Any:
     """A fixed tree that is orthogonal to nothing in particular."""
-    return jax.tree.map(lambda x: jnp.sin(1.0 + jnp.arange(jnp.size(x))).reshape(jnp.shape(x)).astype(jnp.result_type(x)), like)
+    return jax.tree.map(lambda x: jnp.sin(1.0 + jnp.arange(jnp.size(x), dtype=float)).reshape(jnp.shape(x)).astype(jnp.result_type(x)), like)
 
 
 def power(apply, start: Any, rounds: int) -> tuple[Any, jax.Array]:
@@ -283,7 +283,7 @@ def seed_words(key) -> jax.Array:
 def next_success(seed, step, probability) -> jax.Array:
     """The first step after ``step`` at which a coin of this probability, tossed at each step, falls on its right side: one draw for all the tosses."""
     draw = jax.random.uniform(jax.random.fold_in(jax.random.wrap_key_data(seed, impl="threefry2x32"), step), minval=jnp.finfo(jnp.float32).tiny)
-    tosses = jnp.ceil(jnp.log(draw) / jnp.log1p(-jnp.asarray(probability, jnp.float32)))
+    tosses = jnp.ceil(jnp.log(draw) / jnp.log1p(-jnp.asarray(probability, draw.dtype)))
     return step + jnp.clip(tosses, 1, 1 << 30).astype(jnp.int32)
 
 

@@ -59,7 +59,7 @@ def pace(first, factor, bend: Bend, state, first_ratio: float, probing: bool) ->
 
 
 def _wide(x):
-    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
+    return jnp.asarray(x, tree.dtype_of(x))
 
 
 def probe(params: Params, grads: Grads) -> jax.Array:

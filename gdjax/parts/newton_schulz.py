@@ -65,7 +65,7 @@ def newton_schulz(matrix: jax.Array, polynomials: Any = (QUINTIC,) * 5, dtype: A
     Returns:
         The matrix of shape (rows, columns), in that dtype.
     """
-    wide = jnp.promote_types(dtype, jnp.float32)
+    wide = tree.dtype_of(jax.ShapeDtypeStruct((), dtype))
     tall = matrix.shape[0] > matrix.shape[1]
 
     def multiply(a, b, transposed=False):

@@ -38,7 +38,7 @@ class Model(NamedTuple):
 def blank(params: Params, memory: int) -> Model:
     """No coordinate in use."""
     dtype, rows = tree.dtype_of(params), max(1, min(memory, tree.size(params)))
-    basis = tree.map(lambda x: jnp.zeros((rows, *jnp.shape(x)), jnp.promote_types(jnp.result_type(x), jnp.float32)), params)
+    basis = tree.map(lambda x: jnp.zeros((rows, *jnp.shape(x)), tree.dtype_of(x)), params)
     eye = jnp.eye(rows, dtype=dtype)
     return Model(basis, eye, eye, jnp.int32(0), jnp.ones((), dtype), jnp.ones((), dtype))
 
@@ -158,7 +158,7 @@ def _leaving(history, rank, grown, full):
     oldest = jnp.where(jnp.all(jnp.isfinite(oldest)), oldest, spare)
     leaving = jnp.where(full, oldest, unused)
     leaving = leaving / jnp.sqrt(jnp.vdot(leaving, leaving))
-    index = jnp.arange(m)
+    index = jnp.arange(m, dtype=jnp.int32)
     shifted = jnp.where(index < rank - 1, index + 1, jnp.where(index == rank - 1, m, index))
     placed = jnp.where(index == rank, m, index)
     return leaving, jnp.where(grown & ~full, placed, shifted)

@@ -93,12 +93,12 @@ def ac_fgm(first_learning_rate=None, *, alpha: Number = 0.1):
 
     def curvature(grads, value, state):
         """ℓ times the last learning rate, which is free of units; 0 where there is none."""
-        change = tree.subtract(grads, state.last_grads)
+        f, change = jnp.asarray(value, state.last_value.dtype), tree.subtract(grads, state.last_grads)
         bent, length = tree.norm(change), tree.norm(state.last_updates)
         some = (bent > 0) & (length > 0)
         bent, length = jnp.where(some, bent, 1), jnp.where(some, length, 1)
-        gap = state.last_value - value + tree.vdot(grads, state.last_updates)
-        noise = ROUNDING * jnp.finfo(jnp.result_type(value)).eps * (jnp.abs(value) + jnp.abs(state.last_value))
+        gap = state.last_value - f + tree.vdot(grads, state.last_updates)
+        noise = ROUNDING * float(jnp.finfo(jnp.result_type(value)).eps) * (jnp.abs(f) + jnp.abs(state.last_value))
         cosine = tree.vdot(tree.scale(1 / bent, change), tree.scale(1 / length, state.last_updates))
         share = jnp.where(state.step == 1, 1, jnp.where(gap > noise, 2 * gap / bent / length, cosine))
         return jnp.where(some & (share > 0), state.learning_rate * (bent / length) / jnp.where(share > 0, share, 1), 0)
@@ -110,6 +110,6 @@ def ac_fgm(first_learning_rate=None, *, alpha: Number = 0.1):
         growth = jnp.where(bend > 0, jnp.minimum(growth, last_tau / (4 * jnp.where(bend > 0, bend, 1))), growth)
         eta = jnp.where(state.step == 0, first, growth * state.learning_rate)
         tau = state.tau + alpha / 2 + 2 * (1 - alpha) * growth * bend / last_tau
-        return eta, jnp.where(state.step < 2, state.step, tau).astype(state.tau.dtype)
+        return eta, jnp.where(state.step < 2, state.step.astype(state.tau.dtype), tau).astype(state.tau.dtype)
 
     return init, update

@@ -84,7 +84,7 @@ def accelerated(first_learning_rate=None, *, restart: Literal["gradient", "funct
 
     def update(grads, state, params=None, *, value: Any = None, grad=None, value_fn: Any = None, value_and_grad_fn: Any = None, **extra):
         check_offered("accelerated", value_and_grad_fn=value_and_grad_fn, value_fn=value_fn, value=value, params=params)
-        f, fresh, epsilon = jnp.asarray(value, state.value.dtype), state.learning_rate == 0, float(jnp.finfo(jnp.result_type(value, jnp.float32)).eps)
+        f, fresh, epsilon = jnp.asarray(value, state.value.dtype), state.learning_rate == 0, float(jnp.finfo(tree.dtype_of(value)).eps)
         first = first_step(params, grads) if first_learning_rate is None else jnp.asarray(first_learning_rate, f.dtype)
         true, minus = grads if grad is None else grad, tree.scale(-1, grads)
         found = search(value_and_grad_fn, params, minus, value, true, jnp.where(fresh, first, 0), conditions=Conditions(0.5, FLAT))
@@ -92,7 +92,7 @@ def accelerated(first_learning_rate=None, *, restart: Literal["gradient", "funct
         begin = attempt(value_fn, h, state.theta, params, f, tree.cast_like(grads, params), count)
         step, moved = backtrack(value_fn, value_and_grad_fn, begin, state.x, epsilon)
         uphill = {None: False, "gradient": tree.vdot(step.grad, tree.subtract(step.ahead, state.x)) > 0, "function": step.lowest > state.lowest}[restart]
-        x, lowest = tree.where(moved & ~(uphill if restart == "function" else False), (step.ahead, step.lowest), (state.x, state.lowest))
+        x, lowest = tree.where(moved & ~jnp.asarray(uphill if restart == "function" else False), (step.ahead, step.lowest), (state.x, state.lowest))
         promised, rounding = fall(step, epsilon)
         trial = jnp.where(promised > rounding, growth, 1).astype(h.dtype) * step.h
         theta = (1 + jnp.sqrt(1 + 4 * step.h * step.theta**2 / jnp.where(trial > 0, trial, 1))) / 2

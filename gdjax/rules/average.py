@@ -105,7 +105,8 @@ def average(rule, kind: Literal["uniform", "polynomial", "ema"] = "polynomial", 
         updates, after = inner.update(grads, state.inner, params, **extra)
         point, points = moved(params, updates), jnp.asarray(optax.safe_increment(state.points))
         point = point if inner.eval_params is None else inner.eval_params(after, point)
-        point = tree.map(lambda x, mean: jnp.where(jnp.isfinite(x), x, mean), point, state.mean)  # entry by entry, which costs no pass over the params
+        # Entry by entry, which costs no pass over the params.
+        point = tree.map(lambda x, mean: jnp.where(jnp.isfinite(x), x.astype(mean.dtype), mean), point, state.mean)
         return updates, AverageState(points, toward(state.mean, share(points, tree.dtype_of(params)), point), after)
 
     def eval_params(state, params):

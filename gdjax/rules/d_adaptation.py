@@ -100,7 +100,7 @@ def d_adaptation(
         estimate = coefficient * over(products, tree.norm(total))
         d = jnp.maximum(d, estimate if growth_rate is None else jnp.minimum(estimate, growth_rate * d)).astype(d.dtype)
         new = DAdaptationState(jnp.asarray(optax.safe_increment(state.step)), state.start, total, products.astype(d.dtype), d, first, a)
-        updates = tree.map(lambda x, x0, s: ((1 - momentum) * ((x0 - x) - s)).astype(jnp.result_type(x)), params, state.start, total)
+        updates = tree.map(lambda x, x0, s: ((1 - momentum) * ((x0 - x).astype(s.dtype) - s)).astype(jnp.result_type(x)), params, state.start, total)
         sound = jnp.isfinite(norm) & jnp.isfinite(d)
         return tree.where(sound, updates, tree.zeros_like(updates)), tree.where(sound, new, state)
 

@@ -74,7 +74,7 @@ def dec_sps(lower_bound: Number = 0.0, *, scaling: Number = 1.0, max_learning_ra
         check_offered("dec_sps", value=value)
         ratio = polyak_ratio(value, lower_bound, grads, state.least.dtype)
         least = jnp.where(ratio > 0, jnp.minimum(ratio, state.least), state.least)  # a ratio of 0 says nothing, and kept would end the run
-        a = jnp.where(ratio > 0, least / (scaling * jnp.sqrt(state.step + jnp.ones_like(least))), 0).astype(least.dtype)
+        a = jnp.where(ratio > 0, least / (scaling * jnp.sqrt(state.step.astype(least.dtype) + 1)), 0).astype(least.dtype)
         return tree.scale(-a, grads), DecSPSState(jnp.asarray(optax.safe_increment(state.step)), a, least)
 
     return init, update

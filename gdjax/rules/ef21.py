@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from gdjax import tree
 from gdjax.arguments import check_number
+from gdjax.contexts import promoting
 from gdjax.rule import as_rule, check_plain, rule as as_factory
 from gdjax.typing import Grads, RuleState
 
@@ -71,14 +72,14 @@ def ef21(rule, kept: Any = 0.1):
         return EF21State(inner.init(params, **offered), tree.zeros_like(params))
 
     def largest(tree_):
-        flat, back = ravel_pytree(tree_)
+        flat, back = promoting(ravel_pytree)(tree_)  # leaves of several dtypes, compared in the widest
         if not flat.size:
             return tree_
         sizes = jnp.abs(jnp.where(jnp.isfinite(flat), flat, 0))  # what is not finite is not sent
         count = min(kept, flat.size) if whole else jnp.clip(jnp.round(kept * flat.size), 1, flat.size).astype(jnp.int32)
         least = jnp.sort(sizes)[flat.size - count]
         above, ties = sizes > least, sizes == least
-        chosen = above | (ties & (jnp.cumsum(ties) <= count - jnp.sum(above)))  # of entries that tie the first
+        chosen = above | (ties & (jnp.cumsum(ties, dtype=jnp.int32) <= count - jnp.sum(above, dtype=jnp.int32)))  # of entries that tie the first
         return back(jnp.where(chosen & jnp.isfinite(flat), flat, 0))
 
     def update(grads, state, params=None, **extra):

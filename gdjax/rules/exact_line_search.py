@@ -87,7 +87,7 @@ def exact_line_search(tolerance=None):
         trial = jnp.where((bend > 0) & jnp.isfinite(bend), 1 / jnp.where(bend > 0, bend, 1), blind)
         one, f = jnp.ones_like(norm), jnp.asarray(value, norm.dtype)
         begin = Search(trial, (0 * one, one), (jnp.inf * one, jnp.nan * one), (f, tree.cast_like(grads, params)), jnp.bool_(True), norm == 0, jnp.int32(2))
-        noise, place = ROUNDING * jnp.finfo(jnp.result_type(value)).eps * jnp.abs(f), float(jnp.finfo(norm.dtype).eps)
+        noise, place = ROUNDING * float(jnp.finfo(jnp.result_type(value)).eps) * jnp.abs(f), float(jnp.finfo(norm.dtype).eps)
         epsilon = place**0.5 if tolerance is None else jnp.maximum(tolerance, 8 * place)
 
         def attempt(search):

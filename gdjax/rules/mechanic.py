@@ -107,7 +107,9 @@ def mechanic(rule, *, first_scale: Any = 1e-6, weight_decay: Number = 0.01):
         offset = tree.add(state.offset, step)
         numbers = tuned(state, h)
         # Towards the point anew in every step, so that roundings of the params do not add up.
-        updates = tree.map(lambda x, x0, way: ((x0 - x) + jnp.sum(numbers[0]).astype(way.dtype) * way).astype(jnp.result_type(x)), params, state.start, offset)
+        scale = jnp.sum(numbers[0])
+        back = tree.map(lambda x, x0, way: (x0 - x).astype(way.dtype) + scale.astype(way.dtype) * way, params, state.start, offset)
+        updates = tree.cast_like(back, params)
         unit = 1 if rate is None else value_at(rate, state.step)
         count = None if state.step is None else jnp.asarray(optax.safe_increment(state.step))
         learnt = (jnp.sum(numbers[0]) * unit).astype(state.scales.dtype)

@@ -73,7 +73,7 @@ def ngn(learning_rate: Scheduled = 1.0, *, lower_bound: Number = 0.0):
     def update(grads, state, params=None, *, value=None, **extra):
         check_offered("ngn", value=value)
         ratio = polyak_ratio(value, lower_bound, grads, state.learning_rate.dtype)
-        sigma = value_at(learning_rate, state.step)
+        sigma = jnp.asarray(value_at(learning_rate, state.step), ratio.dtype)
         a = (sigma * (ratio / jnp.where(ratio > 0, ratio + sigma / 2, 1))).astype(ratio.dtype)
         return tree.scale(-a, grads), NGNState(None if state.step is None else jnp.asarray(optax.safe_increment(state.step)), a)
 

@@ -93,6 +93,7 @@ def osgm(learning_rate, *, hyper_learning_rate: Number = 10.0, momentum: Number 
         trial = tree.stored(trial)
         ahead = two_points.moved(params, trial)
         there, slopes = value_and_grad_fn(ahead)
+        there = jnp.asarray(there, f.dtype)
         finite, inverse = jnp.isfinite(there) & tree.all_finite((ahead, slopes)), 1 / jnp.where(norm > 0, norm, 1)
         better = finite & (there < f)
         nulls = jnp.where(better, 0, jnp.minimum(state.nulls + 1, PATIENCE)).astype(jnp.int32)

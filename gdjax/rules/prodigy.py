@@ -95,7 +95,7 @@ def prodigy(
 
     def rate_at(step, dtype):
         t = (step + 1).astype(dtype)
-        return value_at(learning_rate, step) * (jnp.sqrt(1 - beta2**t) / (1 - beta1**t) if bias_correction else 1)
+        return jnp.asarray(value_at(learning_rate, step), dtype) * (jnp.sqrt(1 - beta2**t) / (1 - beta1**t) if bias_correction else 1)
 
     def update(grads, state, params=None, **extra):
         check_offered("prodigy", params=params)

@@ -97,7 +97,7 @@ def reduced_hessian(memory: int | None = None, *, sufficient: Number = SUFFICIEN
         weights = -(model.inverse @ here)
         direction = tree.cast_like(subspace.combine(model.basis, weights), grads)
         initial = jnp.where(fresh, first_step(params, grads) * model.unit, 1)
-        initial = jnp.where(state.stuck & (value == state.value), 0, initial)
+        initial = jnp.where(state.stuck & (jnp.asarray(value, state.value.dtype) == state.value), 0, initial)
         flat = (0.5 if tree.size(params) <= len(weights) else 0.9) if curvature is None else curvature
         found = search(value_and_grad_fn, params, direction, value, grads if grad is None else grad, initial, conditions=Conditions(sufficient, flat))
         latest = weights / jnp.maximum(subspace.length(weights), jnp.finfo(weights.dtype).tiny)

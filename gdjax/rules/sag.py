@@ -69,7 +69,7 @@ def sag(learning_rate=None):
         if not examples.independent:
             raise ValueError('sag: the rows come in passes over the data, in which it goes astray; wanted independent ones: type shuffle="replacement".')
         rows = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(examples.slopes, params))
-        mean = tree.map(lambda x: jnp.zeros(jnp.shape(x), jnp.promote_types(jnp.result_type(x), jnp.float32)), params)
+        mean = tree.map(lambda x: jnp.zeros(jnp.shape(x), tree.dtype_of(x)), params)
         pace = None
         if learning_rate is None:
             pace = first_pace(examples, params, batch_size, lambda found: 1 / (found.expected + found.regularizer))

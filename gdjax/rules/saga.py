@@ -72,7 +72,7 @@ def saga(learning_rate=None):
     def init(params, *, examples: Any = None, batch_size: Any = None):
         check_finite_sum("saga", examples=examples)
         rows = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(examples.slopes, params))
-        mean = tree.map(lambda x: jnp.zeros(jnp.shape(x), jnp.promote_types(jnp.result_type(x), jnp.float32)), params)
+        mean = tree.map(lambda x: jnp.zeros(jnp.shape(x), tree.dtype_of(x)), params)
         pace = None
         if learning_rate is None:
             pace = first_pace(examples, params, batch_size, lambda found: 1 / (2 * (found.expected + found.regularizer)))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdjax import tree
 from gdjax.arguments import Call, Factory, Given, check_number, is_concrete, make_factory, short
 from gdjax.typing import Number, Scalar
 
@@ -36,8 +37,9 @@ class Schedule(Call):
 
     def __call__(self, step: Number) -> Scalar:
         """The value at a step (int or int32, shape ()), float32 at least."""
-        value = self.build()(step)
-        return jnp.asarray(value, jnp.promote_types(jnp.result_type(value), jnp.float32))
+        with jax.numpy_dtype_promotion("standard"):  # a step is an integer and a schedule real: to mix them is meant
+            value = self.build()(step)
+            return jnp.asarray(value, tree.dtype_of(value))
 
 
 def schedule(factory: Callable[Given, Any]) -> Factory[Given, Schedule]:
