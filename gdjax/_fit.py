@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gdjax import data as sources
 from gdjax.checks import check_count, check_model_state, check_params
+from gdjax.contexts import undisturbed
 from gdjax.loop import batches, deterministic, full_batch, host, mini_batch, options as check, step as stepping, stochastic, traced, traced_batches
 from gdjax.loop.epochs import Services
 from gdjax.loop.setting import setting_of
@@ -23,6 +24,7 @@ default_rule: Any = None  # a function of the number of steps (or None) that ret
 default_full_batch_rule: Any = None
 
 
+@undisturbed
 def fit(
     loss_fn: LossFn, params: Params, data: Data, rule: Transformation | None = None, *,
     batch_size: int | None, epochs: int | None = None, steps: int | None = None, key: Seed | None = None,
@@ -194,6 +196,7 @@ def _full_batch(inside, rule, data, steps, stop, history, record_every, progress
     return traced.run(**run, differentiate="unroll") if inside else full_batch.on_host(**run, progress=progress)
 
 
+@undisturbed
 def evaluate(
     loss_fn: LossFn,
     params: Params,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gdjax.checks import check_arrays, check_params
+from gdjax.contexts import undisturbed
 from gdjax.data import as_examples
 from gdjax.loop import full_batch, host, traced
 from gdjax.loop.options import check_no_host, check_options, check_resume, stopping_rule
@@ -19,6 +20,7 @@ from gdjax.typing import Differentiate, Number, Params, Recorded, Transformation
 default_rule: Any = None  # a function that returns it, bound by gdjax/__init__.py: drivers know no rule by name
 
 
+@undisturbed
 def minimize(
     fun: Callable[..., Any], params: Params, rule: Transformation | None = None, *, args: tuple = (), tol: Number | None = None, stop: Stop | None = None,
     max_steps: int = 1000, history: Sequence[Recorded] = ("value", "grad_norm"), record_every: int = 1, has_aux: bool = False,

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from gdjax.arguments import Call, Factory, Given, make_factory, short
-from gdjax.contexts import promoting
+from gdjax.contexts import promoting, undisturbed
 from gdjax.typing import Params, RuleState
 
 
@@ -55,7 +55,7 @@ class Rule(Call, optax.GradientTransformationExtraArgs):
         # The pair is built when it is used, not here: leaves may be tracers, None, masks or object().
         self = super().__new__(
             cls,
-            lambda params, **offered: self.build().init(params, **offered),
+            lambda params, **offered: undisturbed(self.build().init)(params, **offered),  # states hold NaN for what is not known yet
             lambda updates, state, params=None, **extra: self.build().update(updates, state, params, **extra),
         )
         self._bind(factory, treedef, static, leaves)

@@ -14,7 +14,7 @@ from gdjax._sweep.run import checked_block, sweep
 from gdjax.arguments import short
 from gdjax.brief import brief_repr
 from gdjax.checks import check_count, check_params
-from gdjax.contexts import promoting
+from gdjax.contexts import promoting, undisturbed
 from gdjax.data import check_key
 from gdjax.result import Result, Status
 from gdjax.typing import Params, Seed
@@ -76,6 +76,7 @@ class Multistart:
         return f"<{self._head()}>"
 
 
+@undisturbed
 def multistart(
     run, params_sampler, count: int, *, key: Seed, tolerance: float | None = None, compare=None, block: int | None = None,
     mesh: jax.sharding.Mesh | None = None,

@@ -19,6 +19,7 @@ from gdjax import tree
 from gdjax._sweep.found import Sweep, count_of, groups_of
 from gdjax.arguments import is_array, is_whole, short
 from gdjax.checks import check_share
+from gdjax.contexts import undisturbed
 from gdjax.data import as_arrays, check_key
 from gdjax.loop import host
 from gdjax.parts.held import hold, remembered
@@ -29,6 +30,7 @@ from gdjax.rule import Rule
 FAILED = (Status.DIVERGED, Status.NONFINITE)
 
 
+@undisturbed
 def sweep(
     run, rules: Any, *, keys: Sequence[Any] | jax.Array | None = None, score=None, rungs: Sequence[int] | None = None, keep: float = 1 / 3,
     block: int | None = None, mesh: jax.sharding.Mesh | None = None,

@@ -17,7 +17,7 @@ from gdjax import tree
 from gdjax.arguments import short
 from gdjax.brief import brief_repr
 from gdjax.checks import check_count
-from gdjax.contexts import promoting
+from gdjax.contexts import promoting, undisturbed
 from gdjax.diagnose.problem import Problem, checked, gradient, rows_of_batches, size_of
 from gdjax.parts.held import per_loss
 from gdjax.typing import Data, LossFn, ModelState, Params, Seed
@@ -113,6 +113,7 @@ class Smoothness:
         return "\n".join(lines)
 
 
+@undisturbed
 @promoting  # params are widened here, which the loss did not ask for
 def smoothness(
     loss_fn: LossFn, params: Params, data: Data | None = None, *, batch_size: int | None = None, batches: int = 8, key: Seed | None = None,

@@ -15,7 +15,7 @@ from gdjax import tree
 from gdjax.arguments import check_number
 from gdjax.brief import brief_repr
 from gdjax.checks import check_callable, check_count
-from gdjax.contexts import promoting
+from gdjax.contexts import promoting, undisturbed
 from gdjax.diagnose.problem import Problem, checked, gradient, rows_of_batches
 from gdjax.loop import lanes
 from gdjax.parts.held import per_loss
@@ -84,6 +84,7 @@ class RangeTest:
         return f"range test: {self.message}"
 
 
+@undisturbed
 @promoting  # params are widened here, which the loss did not ask for
 def range_test(
     loss_fn: LossFn, params: Params, data: Data | None = None, make_rule: Any = None, *, batch_size: int | None = None, low: float = 1e-7, high: float = 10.0,

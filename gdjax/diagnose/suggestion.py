@@ -14,6 +14,7 @@ import numpy as np
 from gdjax import data as sources, schedules
 from gdjax.arguments import short
 from gdjax.checks import check_callable, check_count, check_flag
+from gdjax.contexts import undisturbed
 from gdjax.diagnose.curvature import Smoothness, smoothness
 from gdjax.diagnose.ranges import WATCHED, WATCHED_LEAST, RangeTest, check_no_examples, range_test
 from gdjax.diagnose.trials import FAIRLY, LEAN, SURE, THOROUGH, Task, Trials, draws, repeated, tried, widened
@@ -86,6 +87,7 @@ class Suggestion:
         return f"Suggestion({found}, value={self.value:.6g}, rule={self.rule!r})"
 
 
+@undisturbed
 def suggest(
     loss_fn: LossFn, params: Params, data: Data | None = None, make_rule: Any = None, *, steps: int, batch_size: int | None = None,
     key: Seed | None = None, budget: float | None = None, validation: Data | None = None, has_aux: bool = False,

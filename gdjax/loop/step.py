@@ -14,6 +14,7 @@ from gdjax import tree
 from gdjax.arguments import short
 from gdjax.brief import brief_repr
 from gdjax.checks import check_arrays, check_model_state, check_params
+from gdjax.contexts import undisturbed
 from gdjax.data.keys import check_key
 from gdjax.data.streams import Stacks
 from gdjax.loop import lanes
@@ -85,6 +86,7 @@ def descent(loss_fn: LossFn, rule: Transformation, *, has_aux: bool = False, sto
     objective = functools.partial(declared, loss_fn, has_aux, stochastic, chunk_size=chunk_size)
     objective(None)
 
+    @undisturbed
     def init(params, *, model_state=None, key=None):
         key = check_key(key, "the loss is stochastic") if stochastic or key is not None else None
         return start(rule, check_params(params), check_model_state(model_state), key)
