@@ -180,7 +180,7 @@ def _confirmed(closer, run: Run) -> Run:
         value=value,
         grad_norm=grad_norm,
         last=tree.where(again, run.before, run.last) if run.last else (),
-        rows=run.rows - again,  # the point will be recorded once it is known what becomes of it
+        rows=run.rows - again.astype(jnp.int32),  # the point will be recorded once it is known what becomes of it
     )
 
 

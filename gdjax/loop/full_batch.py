@@ -131,7 +131,7 @@ class _Driver:
             return run
         verdict = Verdict(run.code, run.reason, run.progress.stop_state, run.evidence)
         seen = _look_closer(self.objective, self.stop, self.batch, run.progress, run.value, run.grad_norm, verdict, plain=self.plain)
-        rows = run.rows - (int(seen.code) == RUNNING)  # the point is recorded once it is known what becomes of it
+        rows = run.rows - int(int(seen.code) == RUNNING)  # the point is recorded once it is known what becomes of it
         return run._replace(progress=run.progress._replace(stop_state=seen.stop_state), code=seen.code, reason=seen.reason, evidence=seen.evidence, rows=rows)
 
     def _stopped(self, code: int, reason: int) -> Run:
