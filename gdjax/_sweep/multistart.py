@@ -16,6 +16,7 @@ from gdjax.brief import brief_repr
 from gdjax.checks import check_count, check_params
 from gdjax.contexts import promoting, undisturbed
 from gdjax.data import check_key
+from gdjax.loop.signals import attach
 from gdjax.result import Result, Status
 from gdjax.typing import Params, Seed
 
@@ -104,6 +105,7 @@ def multistart(
 
     Raises:
         TypeError, ValueError: bad arguments, named with what is wanted; every run failed. Inside jit, vmap or grad.
+        KeyboardInterrupt: as in ``sweep``; its attribute ``result`` is a ``Multistart`` of the runs so far.
 
     Example:
         >>> import gdjax, jax, jax.numpy as jnp
@@ -124,7 +126,18 @@ def multistart(
     checked_block(block, mesh, "multistart")
     keys = jax.random.split(check_key(key, "the starts are drawn from it"), int(count))
     starts = jax.vmap(lambda key: check_params(params_sampler(key), "what params_sampler draws"))(keys)
-    found = sweep(_From(run), {"params": starts}, block=block, mesh=mesh)  # params may be a list, which to sweep would be several rules
+    try:
+        found = sweep(_From(run), {"params": starts}, block=block, mesh=mesh)  # params may be a list, which to sweep would be several rules
+    except BaseException as error:
+        if (so_far := getattr(error, "result", None)) is not None:
+            attach(error, lambda: _sorted(so_far, compare, tolerance))
+        raise
+    return _sorted(found, compare, tolerance)
+
+
+def _sorted(found: Sweep, compare, tolerance: float | None) -> Multistart:
+    """The distinct minima among the results of a sweep over starts."""
+    count, starts = len(found), found.rules["params"]
     if not isinstance(found.results, Result):
         raise TypeError(f"multistart: run returned {type(found.results).__name__}; wanted a Result: type lambda params: gdjax.minimize(fun, params).")
     if not np.isfinite(found.scores).any():

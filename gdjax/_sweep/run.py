@@ -22,6 +22,7 @@ from gdjax.checks import check_share
 from gdjax.contexts import undisturbed
 from gdjax.data import as_arrays, check_key
 from gdjax.loop import host
+from gdjax.loop.signals import Signals
 from gdjax.parts.held import hold, remembered
 from gdjax.parts.lane_bytes import most_lanes
 from gdjax.result import Result, Status
@@ -63,6 +64,8 @@ def sweep(
 
     Raises:
         TypeError, ValueError: bad arguments, named with what is wanted, before anything is run; called inside jit, vmap or grad.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the block of lanes at work has ended; lanes of ``minimize`` and full-batch ``fit`` end where they are,
+            INTERRUPTED. The lanes (and seeds) so far are its attribute ``result``, a ``Sweep``; likewise of an exception that ``run`` raises.
 
     Example:
         >>> import gdjax, jax.numpy as jnp
@@ -87,21 +90,17 @@ def sweep(
     seeds = None if keys is None else _checked_keys(keys)
     typed = None if seeds is None else tuple(check_key(seed, "keys hold one per seed") for seed in seeds)
     rungs = _checked_rungs(run, score, rungs, keep, seeds is not None)
-    go = _Runner(run, typed, score, checked_block(block, mesh), mesh)
     states = [_Group(group, np.arange(count_of(group))) for group in groups]
-    left: dict[int, int] = {}
-    for rung, steps in enumerate(rungs or (None,)):
-        states = [go.advance(state, steps) for state in states]
-        if steps is not None:
-            left[steps] = sum(len(state.active) for state in states)
-        if rung + 1 < len(rungs):
-            states = _halved(states, keep)
-    scores = np.concatenate([state.scores for state in states])
-    results = [_named_stopped(state) for state in states]
-    if seeds is None:
-        scores, results = scores[:, 0], [_of_one_seed(r) for r in results]
-    several = isinstance(rules, list)
-    return Sweep(groups if several else groups[0], results if several else results[0], scores, seeds, left, go.blocks)
+    go = _Runner(run, typed, score, checked_block(block, mesh), mesh, seeds, isinstance(rules, list), states)
+    with go.signals:
+        for rung, steps in enumerate(rungs or (None,)):
+            for index in range(len(states)):
+                go.advance(index, steps)
+            if steps is not None:
+                go.left[steps] = sum(len(state.active) for state in go.states)
+            if rung + 1 < len(rungs):
+                go.states = _halved(go.states, keep)
+    return go.found()
 
 
 class _Group(NamedTuple):
@@ -121,24 +120,66 @@ class _Runner:
     score: Any
     block: int | None
     mesh: Any
+    seeds: tuple[Any, ...] | None  # as given
+    several: bool  # structures
+    states: list[_Group]  # so far
+    left: dict[int, int] = dataclasses.field(default_factory=dict)
     blocks: int = 0
 
-    def advance(self, group: _Group, steps: int | None) -> _Group:
-        """The active lanes as far as ``steps``, and what became of them in its place."""
-        if not len(group.active):
-            return group
+    def __post_init__(self):
+        self.signals = Signals(self.found)
+
+    def found(self) -> Sweep | None:
+        """The sweep as far as it has come; None where nothing has been run to its end."""
+        states = [state for state in self.states if state.results is not None]
+        if not states:
+            return None
+        scores, results = np.concatenate([state.scores for state in states]), [_named_stopped(state) for state in states]
+        rules = [state.rules for state in states]
+        if self.seeds is None:
+            scores, results = scores[:, 0], [_of_one_seed(r) for r in results]
+        seeds = None if self.seeds is None else self.seeds[: scores.shape[1]]
+        return Sweep(rules if self.several else rules[0], results if self.several else results[0], scores, seeds, self.left, self.blocks)
+
+    def advance(self, index: int, steps: int | None) -> None:
+        """The active lanes of a group as far as ``steps``, and what became of them in its place; where that breaks off, of those lanes that came so far."""
+        group, count = self.states[index], len(self.states[index].active)
+        if not count:
+            return
         resume = group.results.state if isinstance(group.results, Result) and _takes(self.run, "resume") else None
-        options = () if steps is None else (("steps", steps),)
+        options, blocks = () if steps is None else (("steps", steps),), []
         size = self._lanes_at_once(group, options, resume)
-        # Seed by seed: with a key that is not traced the order of the data is that of the run alone, and all lanes share it.
-        each = [self._mapped(group, options, resume, seed, size) for seed in range(1 if self.keys is None else len(self.keys))]
-        scores = np.stack([self._scores(found) for found in each], 1)
-        found = _side_by_side(*each)
+        try:
+            for first in range(0, count, size):
+                # The last block is filled up with lanes that are thrown away, so that all blocks are the same program.
+                places = np.resize(np.arange(first, min(first + size, count)), size)
+                blocks.append([])
+                # Seed by seed: with a key that is not traced the order of the data is that of the run alone, and all lanes share it.
+                for seed in range(self._seeds):
+                    blocks[-1].append(self._mapped(options, seed)(*_given(group, resume, seed, places)))
+                    self.signals.obey("sweep")
+        finally:
+            whole = [block for block in blocks if len(block) == self._seeds]
+            if not whole and index == 0 and group.results is None:
+                whole = [block for block in blocks if block]  # of fewer seeds, which is better than nothing
+            if whole:
+                self.states[index] = self._advanced(group, whole, min(count, size * len(whole)))
+
+    @property
+    def _seeds(self) -> int:
+        return 1 if self.keys is None else len(self.keys)
+
+    def _advanced(self, group: _Group, blocks: list[list[Any]], count: int) -> _Group:
+        """The group with the results of blocks of lanes, each of seeds: those of its first ``count`` active lanes."""
+        scores = np.concatenate([np.stack([self._scores(found) for found in block], 1) for block in blocks])[:count]
+        found = _joined([_side_by_side(*block) for block in blocks], count)
+        lanes = group.active[:count]
         if group.results is None:
-            return group._replace(results=found, scores=scores, dropped=np.zeros(len(scores), bool))
+            rules = group.rules if count == len(group.active) else tree.take(group.rules, lanes)
+            return _Group(rules, lanes, found, scores, np.zeros(count, bool))
         kept = group.scores.copy()
-        kept[group.active] = scores
-        return group._replace(results=_put(group.results, found, group.active), scores=kept)
+        kept[lanes] = scores
+        return group._replace(results=_put(group.results, found, lanes), scores=kept)
 
     def _lanes_at_once(self, group: _Group, options: tuple, resume: Any) -> int:
         """The lanes of a block, the same in all of them; and the check of what the run returns, before anything is run."""
@@ -152,18 +193,12 @@ class _Runner:
         size = -(-count // blocks)
         return size + -size % devices
 
-    def _mapped(self, group: _Group, options: tuple, resume: Any, seed: int, size: int) -> Any:
-        """What the run returns for the active lanes and one seed."""
-        key, count = None if self.keys is None else self.keys[seed], len(group.active)
-        mapped = (
-            jax.vmap(functools.partial(_one, self.run, options, key)) if self.mesh is None else functools.partial(_spread(self.run, options, self.mesh), key)
-        )
-        # The last block is filled up with lanes that are thrown away, so that all blocks are the same program.
-        places = [np.resize(np.arange(first, min(first + size, count)), size) for first in range(0, count, size)]
-        made = [mapped(*_given(group, resume, seed, each)) for each in places]
-        if len(made) == 1 and size == count:
-            return made[0]
-        return jax.tree.map(lambda *parts: _joined(parts)[:count], *made)
+    def _mapped(self, options: tuple, seed: int) -> Any:
+        """The run as a function of lanes, for one seed."""
+        key = None if self.keys is None else self.keys[seed]
+        if self.mesh is None:
+            return jax.vmap(functools.partial(_one, self.run, options, key))
+        return functools.partial(_spread(self.run, options, self.mesh), key)
 
     def _check(self, result: Any) -> None:
         """An error, before anything is run, where what the run returns for a lane has no score."""
@@ -215,9 +250,12 @@ def _made_to_spread(run, options: tuple, mesh) -> Any:
     return lambda key, *given: program(put(key, whole), *put(given, lanes))
 
 
-def _joined(parts: Sequence[Any]) -> Any:
-    """Blocks one after another, in the memory of the host."""
-    return jnp.concatenate([jax.device_put(x, jax.devices("cpu")[0]) for x in parts])
+def _joined(blocks: Sequence[Any], count: int) -> Any:
+    """The first lanes of blocks one after another, in the memory of the host."""
+    if len(blocks) == 1 and len(jax.tree.leaves(blocks[0])[0]) == count:
+        return blocks[0]
+    host_device = jax.devices("cpu")[0]
+    return jax.tree.map(lambda *parts: jnp.concatenate([jax.device_put(x, host_device) for x in parts])[:count], *blocks)
 
 
 @jax.jit

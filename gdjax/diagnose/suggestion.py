@@ -20,6 +20,7 @@ from gdjax.diagnose.ranges import WATCHED, WATCHED_LEAST, RangeTest, check_no_ex
 from gdjax.diagnose.trials import FAIRLY, LEAN, SURE, THOROUGH, Task, Trials, draws, repeated, tried, widened
 from gdjax.loop import host
 from gdjax.loop.options import check_validation
+from gdjax.loop.signals import Signals
 from gdjax.objective import FiniteSum, leading
 from gdjax.rule import Rule, as_rule, rule as lift
 from gdjax.rules import gd, sgd
@@ -119,6 +120,8 @@ def suggest(
 
     Raises:
         TypeError, ValueError: bad arguments; a loss that is not finite at the start; every trial failed. Inside jit, vmap or grad.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, as in ``sweep``; its attribute ``result`` is the ``Suggestion`` of the first round of trials, or the
+            ``Sweep`` of the trials so far.
 
     Example:
         >>> import gdjax, jax.numpy as jnp
@@ -130,14 +133,18 @@ def suggest(
     if host.under_trace(loss_fn, params, None if data is None or sources.is_stream(data) else data, key):
         raise ValueError("suggest: called inside jit, vmap or grad, where trials cannot be looked at; call it outside and pass learning_rate on.")
     task = _checked(loss_fn, params, data, make_rule, steps, batch_size, key, budget, validation, has_aux)
-    seen = _Seen.of(task)
-    coarse, spent = widened(task, seen.centre * task.plan.coarse, [0], 0)
-    rates = float(coarse.rates[coarse.least()]) * task.plan.fine
-    if task.plan.seeds == 0:
-        fine = coarse = coarse.joined(tried(task, rates, [0]))
-        spent += len(rates) * task.steps
-    else:
-        fine, spent = repeated(task, *widened(task, rates, list(range(1, 1 + task.plan.seeds)), spent))
+    known: tuple = ()
+    with Signals(lambda: _suggestion(*known) if known else None) as signals:
+        seen = _Seen.of(task)
+        signals.obey("suggest")
+        coarse, spent = widened(task, seen.centre * task.plan.coarse, [0], 0)
+        known = (task, seen, coarse, coarse, spent)
+        rates = float(coarse.rates[coarse.least()]) * task.plan.fine
+        if task.plan.seeds == 0:
+            fine = coarse = coarse.joined(tried(task, rates, [0]))
+            spent += len(rates) * task.steps
+        else:
+            fine, spent = repeated(task, *widened(task, rates, list(range(1, 1 + task.plan.seeds)), spent))
     trials = fine if np.isfinite(fine.means).any() else coarse
     if not np.isfinite(trials.means).any():
         raise ValueError(f"suggest: every trial failed, at learning rates from {coarse.rates[0]:.2g} to {coarse.rates[-1]:.2g}; check the loss and the data.")

@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from gdjax.arguments import short
 from gdjax.brief import brief_repr
-from gdjax.loop.signals import Signals, attach
+from gdjax.loop.signals import Signals
 from gdjax.result import RUNNING, Status
 
 SEGMENT_SECONDS = 0.25  # long enough that dispatch vanishes, short enough for Ctrl-C, progress and time limits
@@ -92,7 +92,7 @@ class Watch:
     """
 
     def __init__(self, total: int | None, progress: bool | None, seconds: float | None, start: int, so_far: Any):
-        self.total, self.progress, self.seconds, self.so_far = total, progress, seconds, so_far
+        self.total, self.progress, self.seconds = total, progress, seconds
         self.started = self.last = time.monotonic()
         self.rate, self.made, self.step, self.begun_at = None, 0, start, start
         self.signals, self.bar = Signals(so_far), None
@@ -105,8 +105,6 @@ class Watch:
     def __exit__(self, kind, error, trace):
         if self.bar is not None:
             self.bar.close()
-        if error is not None:
-            attach(error, self.so_far)
         self.signals.__exit__(kind, error, trace)
 
     def length(self) -> int:

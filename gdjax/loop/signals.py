@@ -26,10 +26,10 @@ def attach(error: BaseException, so_far: Any) -> None:
 
 
 class Signals:
-    """A context manager that notes the first SIGINT or SIGTERM; within another one, that other's.
+    """A context manager that notes the first SIGINT or SIGTERM; within another one, the other does.
 
     Args:
-        so_far: what an exception that ends it takes along, as in ``attach``.
+        so_far: what an exception that leaves it takes along, as in ``attach``.
     """
 
     def __init__(self, so_far: Any = lambda: None):
@@ -49,7 +49,9 @@ class Signals:
     def __exit__(self, kind, error, trace):
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        if error is None and self.noted is not None and not self.acted:
+        if error is not None:
+            attach(error, self.so_far)
+        elif self.noted is not None and not self.acted:
             try:
                 signal.raise_signal(self.noted)
             except BaseException as late:
@@ -64,6 +66,11 @@ class Signals:
         self.acted = True
         signal.signal(number, self.before[number])
         signal.raise_signal(number)
+
+    def obey(self, what: str) -> None:
+        """Raises what Ctrl-C raises where a signal has come, for doors whose results have no place for it."""
+        if self.interrupted():
+            raise KeyboardInterrupt(f"{what}: interrupted; what there is so far is the attribute result of this exception.")
 
     def interrupted(self) -> bool:
         """Whether a signal has come; who asks must act on it."""

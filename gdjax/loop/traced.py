@@ -69,7 +69,7 @@ def run(
     if services.watches:
         return _watched(static, inputs, batch, first, ends, names)
     if resume is None and lanes.eager(inputs, batch) and not captures_tracer(objective.loss_fn):
-        solution, rest = _solution(lanes.compacted(*_compactable(static), static.max_steps + 1, EVERY_LOOK, inputs, batch, held=objective.held))
+        solution, rest = _solution(lanes.compacted(*_compactable(static), static.max_steps, EVERY_LOOK, inputs, batch, held=objective.held))
     else:
         solution, rest = _whole(static, inputs, batch) if static.unroll else _implicit(Kept(static, loss_fn), inputs, batch)
     return _finished(static, _put(rest, solution), inputs.rule, batch, first, ends, names)
@@ -117,7 +117,7 @@ def _hoisted(objective, params, batch):
 def _whole(static: Static, inputs: Inputs, batch):
     """(params, value), everything else. In this order because derivatives are defined for the first two."""
     trips = static.max_steps + 1 if static.unroll else None
-    return _solution(_go(static, _opened(static, inputs, batch), static.max_steps + 1, inputs, batch, trips))
+    return _solution(_go(static, _opened(static, inputs, batch), static.max_steps + 1, static.max_steps, inputs, batch, trips))
 
 
 def _opened(static: Static, inputs: Inputs, batch) -> deterministic.Run:
@@ -127,8 +127,8 @@ def _opened(static: Static, inputs: Inputs, batch) -> deterministic.Run:
     return deterministic.open_run(static.objective, progress, batch, static.names, static.capacity, keep_previous=True)
 
 
-def _go(static: Static, run, until, inputs: Inputs, batch, trips=None) -> deterministic.Run:
-    numbers, fresh = (until, static.max_steps, static.record_every), inputs.progress is None
+def _go(static: Static, run, until, last, inputs: Inputs, batch, trips=None) -> deterministic.Run:
+    numbers, fresh = (until, last, static.record_every), inputs.progress is None
     return deterministic.loop(static.objective, inputs.rule, run, batch, inputs.stop, *numbers, static.names, trips, fresh)
 
 

@@ -52,4 +52,4 @@ class Status(enum.IntEnum):
         "smaller steps may avoid the edge.",
     )
     STOPPED = (6, "A stopping rule, the patience, a time limit or a callback asked to stop.", "Loosen it to go on from result.state.")
-    INTERRUPTED = (7, "Interrupted from the keyboard; this is the result so far.", "Pass resume=result.state to go on.")
+    INTERRUPTED = (7, "Interrupted, from the keyboard, by SIGTERM or by an exception; this is the result so far.", "Pass resume=result.state to go on.")
