@@ -61,10 +61,13 @@ class Streams:
     def __init__(self, source, start: int, objective, state: stepping.State):
         self.stream = sources.Stream(source, stepping.trial(objective, state))
         self.stream.skip(start)
+        self.block: Any = None
 
     def at(self, step: int, epoch_start, last: int, most: int = 64) -> Block:
-        """The next block; called once per segment, which makes all its steps."""
-        batches = self.stream.next_block(min(most, last - step), host.SEGMENT_SECONDS)
-        reach = step + len(batches)
-        per_epoch = reach - int(epoch_start) if self.stream.epoch_is_over else int(UNKNOWN)
-        return Block(sources.stack(batches), None, step, reach, per_epoch)
+        """The block that holds a step: the one at hand, or else the next."""
+        if self.block is None or step >= self.block.reach:
+            batches = self.stream.next_block(min(most, last - step), host.SEGMENT_SECONDS)
+            reach = step + len(batches)
+            per_epoch = reach - int(epoch_start) if self.stream.epoch_is_over else int(UNKNOWN)
+            self.block = Block(sources.stack(batches), None, step, reach, per_epoch)
+        return self.block

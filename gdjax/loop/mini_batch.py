@@ -175,9 +175,9 @@ class _Driver:
         self._between(watch, ended)
 
     def _reach(self, block: Block, watch) -> int:
-        if self.plan.source == "stream":
-            return block.reach
         reach = min(self.step + watch.length(), block.reach, self.step + self._room(block), self.last)
+        if self.plan.source == "stream":  # whose blocks end with an epoch
+            return reach
         if self.options.callbacks or self.options.checkpoint:
             reach = min(reach, (self.step // block.per_epoch + 1) * block.per_epoch)
         return reach
