@@ -230,8 +230,17 @@ class Factory(Generic[Given, Made]):
         return Factory, (self.function, self.kind)
 
 
+def signature_of(function: Any) -> inspect.Signature:
+    """What a function takes; an error for builtins that do not say."""
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        hint = "wrap it: type lambda learning_rate: ..."
+        raise TypeError(f"{short(function)} does not say what it takes; wanted a function whose arguments have names: {hint}") from None
+
+
 def _without_annotations(function) -> inspect.Signature:
-    signature = inspect.signature(function)
+    signature = signature_of(function)
     plain = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
     return signature.replace(parameters=plain, return_annotation=signature.empty)
 

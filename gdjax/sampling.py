@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdjax.arguments import Call, is_concrete, is_number, is_real, is_whole, short
+from gdjax.arguments import Call, is_concrete, is_number, is_real, is_whole, short, signature_of
 from gdjax.data import check_key
 from gdjax.rule import rule as lift
 
@@ -164,7 +163,7 @@ def _factory(name: str, factory: Any, axes: dict[str, Any]) -> Any:
         raise TypeError(f"{name}: got {short(factory)}; wanted a factory of rules and its arguments: type gdjax.{name}(gdjax.sgd, ..., learning_rate=...).")
     if not axes:
         raise ValueError(f"{name}: got no arguments to vary; type gdjax.{name}(factory, ..., learning_rate=...).")
-    parameters = inspect.signature(factory).parameters
+    parameters = signature_of(factory).parameters
     known = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and (unknown := [axis for axis in axes if axis not in {p.name for p in known}]):
         raise TypeError(f"{name}: unknown arguments {', '.join(unknown)}; this factory has {', '.join(p.name for p in known)}.")

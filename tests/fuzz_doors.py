@@ -37,6 +37,8 @@ import gdjax
 PACKAGE = str(Path(gdjax.__file__).parent) + os.sep
 HERE = __file__
 WORDS = ("wanted", "; type ", "pass ", "return ", "Type ")  # what an error of ours has at least one of
+CALLS = ("self.loss_fn(", "options.checkpoint(", "services.checkpoint(", "callback(report)")  # where gdjax calls functions of the user's
+GUESTS = ("torch",)  # libraries these may be of
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 3)).astype(np.float32)
 Y = (X @ np.array([1.0, -2.0, 0.5])).astype(np.float32)
@@ -389,8 +391,10 @@ def judge(error: BaseException) -> str:
     innermost = frames[-1]
     if theirs and not innermost.filename.startswith(PACKAGE):
         return ""  # raised in, or under, a function of the user's
-    if (innermost.line and "self.loss_fn(" in innermost.line) or (not ours and innermost.filename == HERE):
-        return ""  # raised by a builtin that was given as a loss; by Python itself, at the call
+    if any(call in (innermost.line or "") for call in CALLS) or any(f"{os.sep}{name}{os.sep}" in innermost.filename for name in GUESTS):
+        return ""  # raised by a builtin, or by another library, that was given as a function
+    if not ours and innermost.filename == HERE:
+        return ""  # Python itself, at the call
     said = isinstance(error, (TypeError, ValueError)) and innermost.filename.startswith(PACKAGE) and any(word in str(error) for word in WORDS)
     if said:
         return ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from jax.sharding import PartitionSpec
 
 from gdjax import tree
 from gdjax._sweep.found import Sweep, count_of, groups_of
-from gdjax.arguments import is_array, is_whole, short
+from gdjax.arguments import is_array, is_whole, short, signature_of
 from gdjax.checks import check_share
 from gdjax.contexts import undisturbed
 from gdjax.data import as_arrays, check_key
@@ -204,7 +203,7 @@ class _Runner:
         """An error, before anything is run, where what the run returns for a lane has no score."""
         scored = result.value if isinstance(result, Result) else result
         scored = scored if self.score is None else jax.eval_shape(self.score, result)
-        if getattr(scored, "shape", None) != ():
+        if getattr(scored, "shape", None) != () or jnp.issubdtype(scored.dtype, jax.dtypes.prng_key):
             what = "score" if self.score is not None else "run"
             wanted = "a scalar" if self.score is not None else "a Result or a scalar, or a score: type score=lambda result: ..."
             raise TypeError(f"sweep: {what} returned {_kind(scored)} for a lane; wanted {wanted}.")
@@ -346,7 +345,7 @@ def _checked_lanes(group: Any) -> Any:
 
 
 def _checked_keys(keys: Any) -> tuple[Any, ...]:
-    if not hasattr(keys, "__len__") or getattr(keys, "ndim", 1) == 0 or len(keys) == 0:
+    if not isinstance(keys, (list, tuple, range, np.ndarray, jax.Array)) or getattr(keys, "ndim", 1) == 0 or len(keys) == 0:
         raise TypeError(f"sweep: keys is {short(keys)}; wanted seeds or an array of keys, one at least: type keys=range(4).")
     return tuple(x if is_whole(x) else check_key(x, "keys hold one per seed") for x in keys)
 
@@ -379,7 +378,7 @@ def checked_block(block: Any, mesh: Any, door: str = "sweep") -> int | None:
 
 
 def _takes(function: Any, name: str) -> bool:
-    parameters = inspect.signature(function).parameters
+    parameters = signature_of(function).parameters
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 

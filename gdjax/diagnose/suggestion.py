@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdjax import data as sources, schedules
-from gdjax.arguments import short
+from gdjax.arguments import short, signature_of
 from gdjax.checks import check_callable, check_count, check_flag
 from gdjax.contexts import undisturbed
 from gdjax.diagnose.curvature import Smoothness, smoothness
@@ -269,7 +268,7 @@ def _maker(make_rule: Any, batch_size: int | None) -> Any:
         return _with_cosine if batch_size is not None else _Alone(gd)
     if not callable(make_rule) or hasattr(make_rule, "update"):
         raise TypeError(f"suggest: make_rule is {short(make_rule)}; wanted a function of a learning rate that returns a rule: type gdjax.sgd.")
-    takes = [p for p in inspect.signature(make_rule).parameters.values() if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    takes = [p for p in signature_of(make_rule).parameters.values() if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     two = len(takes) == 2
     if not isinstance(make_rule(0.1, 100.0) if two else make_rule(0.1), Rule):
         as_rule(make_rule(0.1, 100) if two else make_rule(0.1), "make_rule(0.1)")

@@ -171,3 +171,13 @@ def test_schedules_and_stops():
             refused(lambda: factory(given))  # noqa: B023
         refused(lambda: gdjax.schedules.join(given, [3]))  # noqa: B023
         refused(lambda: gdjax.sampling.uniform(0.0, given))  # noqa: B023
+
+
+def test_functions_that_do_not_say_what_they_take():
+    refused(lambda: gdjax.grid(type, learning_rate=[0.1, 0.2]), "does not say what it takes; wanted a function whose arguments have names")
+    refused(lambda: gdjax.suggest(squares, W, DATA, type, steps=2))
+
+
+@pytest.mark.parametrize("keys", [3, "a", MASKED[1:2], {"a": 1}, object(), iter([1])], ids=lambda x: type(x).__name__)
+def test_keys_of_a_sweep(keys):
+    refused(lambda: gdjax.sweep(lambda rule, key: minimize(rule=rule), gdjax.gd(jnp.ones(2)), keys=keys))
