@@ -14,3 +14,12 @@ def firsts(rows, name):
     for row in rows:
         seen.setdefault(name(row), row)
     return lambda row: seen[name(row)] is row
+
+
+def paired(first, second):
+    """The product of two lists, of which every time only as many pairs are tried as the longer has entries, each with one of the shorter in turn."""
+    first, second = list(first), list(second)
+    turns = min(len(first), len(second))
+    return [
+        (x, y) if (i - j) % turns == 0 else pytest.param(x, y, marks=pytest.mark.full) for i, x in enumerate(first) for j, y in enumerate(second)
+    ]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from representatives import paired
 
 from gdjax.linesearch import Conditions, average_of, first_step, grippo, search, zhang_hager
 
@@ -80,8 +81,7 @@ def holds(conditions, phi, a):
 
 
 @f64
-@every_kind
-@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize(("kind", "name"), paired(KINDS, LINES))
 def test_what_is_accepted_satisfies_what_is_claimed(kind, name):
     (loss, x), conditions = LINES[name], KINDS[kind]
     phi, run = line(loss, x), jax.jit(lambda initial: found_on(loss, x, initial, conditions))
@@ -193,8 +193,7 @@ def test_low_precision_goes_down_to_its_floor(dtype, kind):
 
 
 @f64
-@pytest.mark.parametrize("kind", ["armijo", "strong 0.1"])
-@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize(("kind", "name"), paired(["armijo", "strong 0.1"], LINES))
 def test_evaluations_are_counted_as_they_are_made(kind, name):
     loss, x = LINES[name]
     calls = []

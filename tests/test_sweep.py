@@ -237,12 +237,10 @@ sys.path.insert(0, "tests")
 import test_sweep as t
 mesh = jax.make_mesh((4,), ("lanes",))
 rules = gdjax.grid(gdjax.sgd, learning_rate=t.RATES, momentum=[0.0, 0.5])
-for run in (t.by_batches, t.by_all):
-    rungs = (12, 36)
-    for options in ({}, {"block": 5}, {"rungs": rungs}):
-        here, there = (gdjax.sweep(run, rules, mesh=m, **options) for m in (None, mesh))
-        np.testing.assert_allclose(there.scores, here.scores, rtol=1e-4)
-        np.testing.assert_array_equal(there.results.code, here.results.code)
+for run, options in ((t.by_batches, {}), (t.by_all, {"block": 5}), (t.by_batches, {"rungs": (12, 36)})):
+    here, there = (gdjax.sweep(run, rules, mesh=m, **options) for m in (None, mesh))
+    np.testing.assert_allclose(there.scores, here.scores, rtol=1e-4)
+    np.testing.assert_array_equal(there.results.code, here.results.code)
 seeds = gdjax.sweep(t.by_batches, rules, keys=range(2), mesh=mesh, score=lambda result: t.loss(result.params, (t.X, t.Y)))
 alone = gdjax.sweep(t.by_batches, rules, keys=range(2), score=lambda result: t.loss(result.params, (t.X, t.Y)))
 assert (seeds.scores[:, 0] != seeds.scores[:, 1]).all()

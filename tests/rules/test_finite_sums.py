@@ -119,7 +119,8 @@ def test_resumes_bit_for_bit_and_counts_evaluations(name):
 
 
 @exact
-@every
+# One that keeps a table of gradients, and one that comes back to full gradients: the others are made of the same two parts.
+@pytest.mark.parametrize("name", some(ON_DATA, ["saga", "svrg"].__contains__))
 def test_a_table_of_learning_rates_is_one_trace_and_equals_the_loop(name):
     traces = []
 

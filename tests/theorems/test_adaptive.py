@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference
 from problems import offered
+from representatives import paired
 from theorems.worst_cases import descend, huber, iterates, quadratic
 
 import gdjax
@@ -112,8 +113,7 @@ ADAPTIVE = {  # (rule, q, what multiplies ‖x_k − x_{k−1}‖², θ₀, leas
 adaptive = pytest.mark.parametrize("method", ADAPTIVE)
 
 
-@adaptive
-@pytest.mark.parametrize("name", CONVEX)
+@pytest.mark.parametrize(("method", "name"), paired(ADAPTIVE, CONVEX))
 def test_what_the_proof_of_adaptive_rates_says_never_grows(method, name):
     """E_k = ‖x_k − x⋆‖² + w‖x_k − x_{k−1}‖² + 2a_{k−1}(1 + qθ_{k−1})(f_{k−1} − f⋆), and with it the sum-type bound on the best value."""
     make, q, weight, first_ratio, _ = ADAPTIVE[method]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from problems import offered
+from representatives import paired
 from theorems.worst_cases import iterates, quadratic
 
 import gdjax
@@ -47,8 +48,7 @@ def test_an_exact_search_on_a_quadratic_gives_linear_conjugate_gradients(beta):
     assert np.abs(theirs[5] - theirs[6]).max() > 1e-3, "nothing left to compare"
 
 
-@every_beta
-@pytest.mark.parametrize("n", [1, 2, 5, 8])
+@pytest.mark.parametrize(("beta", "n"), paired(BETAS, [1, 2, 5, 8]))
 def test_ends_after_n_steps_on_a_quadratic(beta, n):
     loss, hessian, minimum = bowl(n, 10.0, n)
     start = minimum + np.linalg.eigh(hessian)[1] @ np.ones(n)
@@ -124,8 +124,7 @@ def test_fletcher_reeves_descends_as_al_baali_proved(name):
     assert ratios.min() >= -1 / (1 - c) - 1e-6
 
 
-@every_beta
-@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize(("beta", "name"), paired(BETAS, HARD))
 def test_gradients_go_to_zero(beta, name):
     result = gdjax.minimize(HARD[name], jnp.array([-1.2, 1.0, 0.7, 2.0]), gdjax.nonlinear_cg(beta), max_steps=1000, stop=gdjax.stop.grad_norm(1e-6))
     assert result.status is gdjax.Status.CONVERGED

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from representatives import some
 from theorems.worst_cases import iterates
 
 import gdjax
@@ -45,7 +46,7 @@ def with_exact_steps(memory, x, steps):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("memory", [2, 3, 5, 8, 12])
+@pytest.mark.parametrize("memory", some([2, 3, 5, 8, 12], [2, 5, 12].__contains__))
 def test_exact_steps_on_a_quadratic_are_conjugate_and_end_after_n(memory):
     """Fenelon 1981, Gill and Leonard 2003: the directions are those of conjugate gradients, whatever the memory from two vectors on."""
     points, directions, _ = with_exact_steps(memory, jnp.zeros(8), 8)

@@ -7,6 +7,7 @@ import optax
 import pytest
 import reference
 from problems import offered
+from representatives import paired
 from theorems.worst_cases import quadratic
 
 import gdjax
@@ -97,8 +98,7 @@ def test_superlinear_in_two_dimensions(step):
 
 
 @pytest.mark.usefixtures("x64")
-@steps
-@references
+@pytest.mark.parametrize(("step", "kind"), paired(STEPS, REFERENCES))
 def test_linear_on_quadratics_of_any_condition_number(step, kind):
     """Dai and Liao 2002 (R-linear), Zhang and Hager 2004: κ = 1000; gradient descent at its best needs κ ln(1e8)/2 = 9200 steps to 1e-8 of ‖g‖.
 
@@ -133,8 +133,7 @@ def test_every_step_keeps_to_its_reference(kind):
 
 
 @pytest.mark.usefixtures("x64")
-@steps
-@references
+@pytest.mark.parametrize(("step", "kind"), paired(STEPS, REFERENCES))
 def test_equals_its_transcription_with_every_option(step, kind):
     curvatures = np.array([[3.0, 1.0, 0.0], [1.0, 2.0, 0.5], [0.0, 0.5, 0.1]]) + 0.4 * np.eye(3)
 
