@@ -13,6 +13,7 @@ import pytest
 
 import gdjax
 from gdjax import Status, gd, minimize, sgd
+from gdjax.rule import Rule
 
 CONVERGED, MAX_STEPS, STALLED, DIVERGED, NONFINITE, STOPPED = list(Status)[:6]
 adam = gdjax.rule(optax.adam)
@@ -65,7 +66,7 @@ def laws(made: Made, result, text):
     named = TRY.search(text)
     if made.tries != (named is not None):
         yield f"names {'a' if named else 'no'} learning rate to try"
-    if made.rule is not None and "learning_rate" not in made.rule.arguments and re.search("(?<!no )learning rate", text):
+    if isinstance(made.rule, Rule) and "learning_rate" not in made.rule.arguments and re.search("(?<!no )learning rate", text):
         yield "speaks of the learning rate of a rule that has none"
     if "float64" in text and jnp.result_type(result.value) == np.float64:
         yield "recommends float64 in float64"
@@ -173,6 +174,7 @@ QUADRATICS = [
     *(square(f"Nesterov, {share:g}/L", sgd(share / L, 0.9, nesterov=True), GOES_ON, TOO_SMALL, SMALLER, tries=True) for share in (1e-6,)),
     *(square(f"Nesterov, {share:g}/L", sgd(share / L, 0.9, nesterov=True), DIVERGED, TOO_LARGE, LARGER, tries=True) for share in (1.5, 1e4)),
     square("in its flat direction", gd(1e-5), MAX_STEPS, TOO_SMALL, tries=True, start=jnp.asarray([1.0, 0.0])),
+    square("normalised, too long", gdjax.normalized(10.0), (MAX_STEPS, DIVERGED), "Lower the learning rate", LARGER),
     square("at its minimum", gd(0.01), CONVERGED, "", SMALLER + "|" + LARGER, start=jnp.zeros(2)),
     square("no steps", gd(0.01), MAX_STEPS, "No step", LARGER, max_steps=0),
     square("few steps", gd(1e-3), MAX_STEPS, FALLING, SMALLER, max_steps=5),
@@ -329,6 +331,9 @@ BATCHES = [
     some("batches at their minimum", sgd(0.05), MAX_STEPS, NOISE, LARGER, start=jnp.asarray([1.0, -2.0, 0.5])),
     some("batches, a schedule that has ended", sgd(gdjax.schedules.cosine(0.1, 130)), MAX_STEPS, "minimum", "decay|too small|too large"),
     some("batches, by default", None, MAX_STEPS, "", "learning rate"),
+    some("batches, decayed, too short", sgd(1e-8, 0.9, weight_decay=1e-4), MAX_STEPS, TOO_SMALL, SHORT),
+    some("batches, optax's own, too short", optax.sgd(1e-8), MAX_STEPS, TOO_SMALL, SHORT),
+    some("few batches", sgd(1e-7), MAX_STEPS, "Allow more", SHORT, steps=20, epochs=None),
     some("two epochs, too short", sgd(1e-8), MAX_STEPS, TOO_SMALL, SHORT, tries=True, epochs=3),
     some("drawn with replacement, too short", sgd(1e-7), MAX_STEPS, TOO_SMALL, SHORT, tries=True, shuffle="replacement"),
     some("drawn with replacement, at the noise", sgd(0.05), MAX_STEPS, NOISE, LARGER, shuffle="replacement"),

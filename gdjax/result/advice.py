@@ -169,6 +169,9 @@ def _at_the_floor(facts: Facts) -> str:
         lower, away = float(facts.diagnosis.decrease), float(facts.diagnosis.distance)
         seen = f"By the curvatures met nearby the minimum is still some {lower:.2g} lower, a step of {away:.2g} away"
         return f"{seen}, but the directions are scaled so differently that rounding hides it. {further}"
+    if float(facts.diagnosis.decrease) == np.inf:
+        where = f"Here the loss is flat or bends down, with a gradient of norm {facts.grad_norm:.3g}"
+        return f"{where}: a plateau, a saddle or a kink. Start elsewhere, or try another rule."
     if facts.clear_rate == 0:
         return _nothing_lower(facts)
     if facts.grad_norm > 0.9 * facts.initial_grad_norm:
@@ -248,6 +251,11 @@ def _full_batch(facts: Facts) -> str:
             "length promise. "
             "Lower the learning rate: try half of it, or less momentum."
         )
+    if facts.rate is not None and facts.bounce:
+        return (
+            f"The loss goes up and down by {facts.bounce:.2g} from step to step. Lower the learning rate: "
+            f"{rates.FIND_A_RATE}"
+        )
     crawled = facts.hardly_moved and facts.grad_norm > 0.25 * facts.initial_grad_norm
     if crawled and facts.rate is not None and np.isnan(facts.clear_rate):
         return (
@@ -289,17 +297,23 @@ def _never_started(facts: Facts) -> str:
     """Of a run whose steps, all together, were too short for its curvature: no noise hides that."""
     if facts.constant and facts.used / (1 - facts.momentum) * facts.steps * facts.curvature < 0.5:
         return rates.too_small(facts)
-    agree = facts.diagnosis.signal > 4
-    if facts.hardly_moved and agree and not facts.plain:
+    if facts.plain or not facts.hardly_moved or (facts.rate is None and not facts.rate_unknown):
+        return ""
+    if facts.diagnosis.signal > 4:
         return (
             "The loss hardly moved, though the gradients of the batches agree: the learning rate is too "
             "small, or this is a plateau. See gdjax.suggest."
         )
-    return ""
+    return (
+        "The loss hardly moved in the whole run: the learning rate is too small, or the start was at the noise of "
+        "the batches. See gdjax.suggest."
+    )
 
 
 def _stopped_falling(facts: Facts) -> str:
     over = facts.recent[2]
+    if np.isnan(over) and np.isnan(facts.clear_rate):
+        return Status.MAX_STEPS.advice
     of_late = "" if np.isnan(over) else f" over the last {100 * over:.0f} % of the run"
     head, signal = f"The loss has stopped falling{of_late}", float(facts.diagnosis.signal)
     if signal > 3 * (1 / 8 + (facts.used * facts.curvature if facts.plain else 1)):

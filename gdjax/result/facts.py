@@ -63,7 +63,7 @@ class Facts:
     @property
     def plain(self) -> bool:
         """Whether the steps are the learning rate times the gradient, with momentum or not, to go by the rule's
-        arguments.
+        arguments and by what it makes of two gradients.
         """
         known = {"learning_rate", "momentum", "nesterov", "weight_decay", "accumulator_dtype"}
         other = {name: value for name, value in _arguments(self.rule).items() if name not in known}
@@ -74,6 +74,7 @@ class Facts:
             self.rate is not None
             and set(other) <= {"dampening", "maximize", "ema"}
             and unset
+            and _is_linear(jax.tree.structure(self.rule))
             and np.isfinite(self.used)
             and self.used > 0
         )
@@ -203,9 +204,19 @@ class Facts:
 
     @property
     def hardly_moved(self) -> bool:
-        """Whether the run as a whole changed the loss by less than a hundredth."""
+        """Whether the loss stayed within a hundredth of its start; that of batches, which are noisy, at the end."""
         first = self.values[0] if len(self.values) else self.initial_value
-        return abs(self.value - first) <= 0.01 * abs(first)
+        seen = np.append(() if self.batches else self.values, self.value)
+        return bool(np.all(np.abs(seen - first) <= 0.01 * abs(first)))
+
+    @property
+    def bounce(self) -> float:
+        """By how much the loss goes up and down from record to record of late, where that is all it does; else 0."""
+        fell, _, over = self.recent
+        if not over > 0:
+            return 0.0
+        late = np.abs(np.diff(self.values[-1 - max(1, len(self.values) // 10) :]))
+        return float(np.mean(late)) if np.mean(late) > max(10 * abs(fell) / len(late), 1e-3 * abs(self.value)) else 0.0
 
     @property
     def overshoots(self) -> bool:
@@ -222,7 +233,7 @@ class Facts:
     @property
     def far_away(self) -> bool:
         """Whether a closer look at a point where the run stood still says that the minimum is far lower."""
-        return float(self.diagnosis.decrease) > max(100 * self.rounding, 1e-4 * abs(self.value))
+        return max(100 * self.rounding, 1e-4 * abs(self.value)) < float(self.diagnosis.decrease) < np.inf
 
     @property
     def far_units(self) -> bool:
@@ -239,6 +250,18 @@ class Facts:
         return float(
             np.sqrt(sum(np.sum(np.square(np.asarray(x, np.float64))) for x in jax.tree.leaves(self.result.params)))
         )
+
+
+@functools.lru_cache(maxsize=64)
+def _is_linear(structure) -> bool:
+    """Whether the first update of rules of this form is twice as long for twice the gradient, and against it."""
+    rule = jax.tree.unflatten(structure, [0.5] * structure.num_leaves)
+    params = jnp.zeros((), jnp.float32)
+    try:
+        once, twice = (float(rule.update(params + size, rule.init(params), params)[0]) for size in (3.0, 6.0))
+    except Exception:  # a rule that needs more than a gradient
+        return False
+    return once < 0 and abs(twice - 2 * once) <= 1e-5 * abs(twice)
 
 
 def chosen_rate(rule: Any) -> Any:
@@ -287,7 +310,8 @@ def asks_about_the_end(result: Any) -> bool:
         return False
     if facts.status in (Status.STALLED, Status.CONVERGED):
         return facts.grad_norm > (1e-4 if facts.status is Status.STALLED else 0.1) * facts.initial_grad_norm
-    if facts.status is not Status.MAX_STEPS or facts.rate is None or facts.steps < LONG_ENOUGH:
+    tuned = facts.rate is not None or facts.rate_unknown
+    if facts.status is not Status.MAX_STEPS or not tuned or facts.steps < LONG_ENOUGH:
         return False
     return not facts.falling if facts.batches else facts.plain and facts.grad_norm > 0.25 * facts.initial_grad_norm
 
