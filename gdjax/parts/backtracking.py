@@ -40,7 +40,8 @@ def attempt(value_fn, h, theta, y, value, grad, evaluations) -> GradientStep:
 
 def fall(step: GradientStep, epsilon: float) -> tuple[Any, Any]:
     """(h‖g‖²/2, what of a difference of values is rounding)."""
-    return step.h * tree.vdot(step.grad, step.grad) / 2, ROUNDING * epsilon * jnp.abs(step.value)
+    norm = tree.norm(step.grad)  # whose square may be outside the range where h‖g‖² is not
+    return step.h * norm * norm / 2, ROUNDING * epsilon * jnp.abs(step.value)
 
 
 def stands(step: GradientStep, epsilon: float):

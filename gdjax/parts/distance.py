@@ -15,6 +15,7 @@ from gdjax.arguments import check_number, short
 from gdjax.parts.averaging import polynomial_average, widened
 from gdjax.typing import Grads, Params, Updates
 
+USUAL = 2.0**40  # gradients whose largest entry is between its inverse and this are taken as they are
 FIRST_SHARE = 1e-6  # the first step, in units of 1 + ‖x₀‖; Ivgi, Hinder, Carmon 2023
 
 
@@ -76,6 +77,17 @@ def smallest_move(params: Params) -> jax.Array:
     dtype, count = tree.dtype_of(params), max(tree.size(params), 1)
     sums = [jnp.sum(jnp.abs(jnp.asarray(x, dtype)) * (float(jnp.finfo(jnp.result_type(x)).eps) / count)) for x in tree.leaves(params)]
     return lax.stop_gradient(sum(sums, jnp.zeros((), dtype)))
+
+
+def first_unit(unit: jax.Array, grads: Grads) -> jax.Array:
+    """What gradients are divided by lest their squares leave the dtype's range, shape (): a power of two, of no effect on a path free of the loss's units.
+
+    1 if the first gradient is of a usual size, else next to its largest entry. 0 before there is one, as in the first state.
+    """
+    size = tree.largest(grads)
+    found = jnp.where((size > 0) & jnp.isfinite(size), tree.power_of_two(size), 0)
+    found = jnp.where((size > 1 / USUAL) & (size < USUAL), 1, found).astype(unit.dtype)
+    return jnp.where(unit > 0, unit, found)
 
 
 def hypotenuse(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -152,10 +152,9 @@ class Examples:
         one = functools.partial(_ahead, self.example_loss_fn, self.model(params), params)
 
         def shows(smoothness):
-            now, then, square = jax.vmap(one, (0, None))(self.batch, smoothness)
-            promised = SLACK * square / smoothness
-            epsilon, now, then = float(jnp.finfo(now.dtype).eps), now.astype(promised.dtype), then.astype(promised.dtype)
-            bad = ~(then <= now - promised + 100 * epsilon * jnp.abs(now)) & jnp.isfinite(now) & (square > 0)
+            now, then, fall = jax.vmap(one, (0, None))(self.batch, smoothness)
+            epsilon, now, then = float(jnp.finfo(now.dtype).eps), now.astype(fall.dtype), then.astype(fall.dtype)
+            bad = ~(then <= now - SLACK * fall + 100 * epsilon * jnp.abs(now)) & jnp.isfinite(now) & (fall > 0)
             return jnp.any(bad if self.kept is None else bad & self.kept)
 
         return shows
@@ -198,14 +197,15 @@ def rounds(model) -> int:
 
 
 def _ahead(example_loss_fn, model, params, example, smoothness):
-    """(ℓ(x), ℓ(x − g/L), ‖g‖²) of an example."""
+    """(ℓ(x), ℓ(x − g/L), ‖g‖²/L) of an example; squares alone may leave the dtype's range."""
     if model is None:
         now, grads = jax.value_and_grad(example_loss_fn)(params, example)
-        return now, example_loss_fn(tree.add_scaled(params, -1 / smoothness, grads), example), tree.vdot(grads, grads)
+        step = tree.scale(1 / smoothness, grads)
+        return now, example_loss_fn(tree.subtract(params, step), example), tree.vdot(grads, step)
     predictions, pull = jax.vjp(lambda p: model.predict(p, example), params)
     now, slopes = jax.value_and_grad(model.loss)(predictions, example)
-    change = jax.jvp(lambda p: model.predict(p, example), (params,), pull(slopes))[1]
-    return now, model.loss(tree.add_scaled(predictions, -1 / smoothness, change), example), tree.vdot(slopes, change)
+    step = tree.scale(1 / smoothness, jax.jvp(lambda p: model.predict(p, example), (params,), pull(slopes))[1])
+    return now, model.loss(tree.subtract(predictions, step), example), tree.vdot(slopes, step)
 
 
 class Pace(NamedTuple):

@@ -12,7 +12,7 @@ from jax import lax
 from gdjax import tree
 from gdjax.arguments import check_number
 from gdjax.parts.averaging import polynomial_average, widened
-from gdjax.parts.distance import check_betas, over, root, smallest_move
+from gdjax.parts.distance import check_betas, first_unit, over, root, smallest_move
 from gdjax.parts.masks import is_masked
 from gdjax.parts.two_points import moved
 from gdjax.typing import Grads, Params, Scalar, Updates
@@ -59,6 +59,7 @@ class ParameterFreeState(NamedTuple):
     learning_rate: jax.Array  # h d of the last step
     average: Params | None  # x̄, where the end is not known; else None
     evaluations: jax.Array  # of the loss on the first batch, int32, shape ()
+    unit: jax.Array  # what gradients are divided by, so that no square leaves the dtype's range; 0 before one that is not 0
 
 
 def entries() -> Geometry:
@@ -103,7 +104,7 @@ def start(geometry: Geometry, settings: Settings, params: Params) -> ParameterFr
     average = tree.copy(first) if settings.steps is None else None
     squares = tree.map(jnp.zeros_like, geometry.squares(zeros))
     none = jnp.int32(0)
-    return ParameterFreeState(none, first, zeros, squares, zeros, zero, (zero, zero), zero + 1, distance, zero, average, none)
+    return ParameterFreeState(none, first, zeros, squares, zeros, zero, (zero, zero), zero + 1, distance, zero, average, none, zero)
 
 
 def height(settings: Settings, step: jax.Array, dtype: Any) -> Scalar:
@@ -117,6 +118,8 @@ def advance(geometry: Geometry, settings: Settings, grads: Grads, state: Paramet
     """One step: the bound of the distance first, then the means of the gradients with the new weights, then the move."""
     (beta1, beta2, beta3), g = settings.betas, tree.cast_like(grads, state.mean)
     d, more = _first_bound(geometry, settings, g, state, params, value, value_fn)
+    unit = first_unit(state.unit, g)
+    g = tree.scale(1 / jnp.where(unit > 0, unit, 1), g)
     h = height(settings, state.step, d.dtype)
     total = tree.add_scaled(tree.scale(beta3 * state.shrink, state.sum), h, g)
     products = (beta3 * state.shrink * state.products + h * tree.vdot(g, tree.subtract(state.start, params))).astype(d.dtype)
@@ -133,7 +136,7 @@ def advance(geometry: Geometry, settings: Settings, grads: Grads, state: Paramet
     average = state.average if state.average is None else polynomial_average(state.average, moved(params, updates), step, GAMMA)
     weights = tuple(w.astype(d.dtype) for w in weights)
     new = ParameterFreeState(
-        step, state.start, mean, squares, total, products, weights, (kept**2).astype(d.dtype), distance, h * distance, average, state.evaluations + more
+        step, state.start, mean, squares, total, products, weights, (kept**2).astype(d.dtype), distance, h * distance, average, state.evaluations + more, unit
     )
     sound = tree.all_finite(grads)  # a broken batch is left out
     return tree.where(sound, updates, tree.zeros_like(updates)), tree.where(sound, new, state)

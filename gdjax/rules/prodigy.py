@@ -11,7 +11,7 @@ import optax
 from gdjax import tree
 from gdjax.arguments import check_number, check_offered
 from gdjax.parts.averaging import widened
-from gdjax.parts.distance import check_betas, check_estimate, grown, over, root, smallest_move
+from gdjax.parts.distance import check_betas, check_estimate, first_unit, grown, over, root, smallest_move
 from gdjax.rule import rule
 from gdjax.schedules import check_learning_rate, value_at
 from gdjax.typing import Number, Params, Scheduled
@@ -30,6 +30,7 @@ class ProdigyState(NamedTuple):
     distance: jax.Array  # d
     largest: jax.Array  # the largest estimate of the distance so far, which a growth rate holds d below
     learning_rate: jax.Array  # a of the last step
+    unit: jax.Array  # what gradients are divided by; 0 before one that is not 0
 
 
 @rule
@@ -69,7 +70,7 @@ def prodigy(
     Guarantee:
         Convex with a minimum x⋆ (of each batch, if there are several), no safeguard:  d ≤ max{d₀, c ‖x₀ − x⋆‖_∞} at every step, whatever the steps were.
         For the loss nothing is proved of this form; of the one without moments, f(x̄) − f⋆ is of the order of G ‖x₀ − x⋆‖ √(ln(‖x₀ − x⋆‖/d₀)/N).
-        float32 has room for (d g)² while entries of g are between 10⁻¹⁷/d₀ and 10¹⁸/max{1, d} in size: rescale a loss beyond that.
+        float32 has room for (d g)² while entries of g are between 10⁻¹⁷/d₀ and 10¹⁸/max{1, d}, in units of the first if beyond 10⁻¹² to 10¹².
 
     When to use it: deep nets that Adam trains, without tuning, best with a cosine schedule of height 1.
 
@@ -91,7 +92,7 @@ def prodigy(
     def init(params):
         zero, zeros = jnp.zeros((), tree.dtype_of(params)), tree.zeros_like(widened(params))
         d = jnp.maximum(jnp.asarray(first_distance, zero.dtype), smallest_move(params))
-        return ProdigyState(jnp.int32(0), tree.copy(params), zeros, zeros, zeros, zero, d, d, d, zero)
+        return ProdigyState(jnp.int32(0), tree.copy(params), zeros, zeros, zeros, zero, d, d, d, zero, zero)
 
     def rate_at(step, dtype):
         t = (step + 1).astype(dtype)
@@ -99,9 +100,9 @@ def prodigy(
 
     def update(grads, state, params=None, **extra):
         check_offered("prodigy", params=params)
-        g, d, b3 = tree.cast_like(grads, state.mean), state.distance, jnp.sqrt(beta2) if beta3 is None else beta3
-        a = (d * rate_at(state.step, d.dtype)).astype(d.dtype)
-        share = first_distance / state.first_distance  # 1, unless d₀ was raised
+        sound, unit, d, b3 = tree.all_finite(grads), first_unit(state.unit, grads), state.distance, jnp.sqrt(beta2) if beta3 is None else beta3
+        g = tree.scale(over(jnp.ones_like(unit), unit), tree.cast_like(grads, state.mean))
+        a, share = (d * rate_at(state.step, d.dtype)).astype(d.dtype), first_distance / state.first_distance  # 1, unless d₀ was raised
         weight = d * a / first_distance * share
         mean = tree.add_scaled(tree.scale(beta1, state.mean), (1 - beta1) * d, g)
         squares = tree.map(lambda v, g: (beta2 * v + (1 - beta2) * (d.astype(g.dtype) * g) ** 2).astype(v.dtype), state.squares, g)
@@ -110,11 +111,10 @@ def prodigy(
         size = sum((jnp.sum(jnp.abs(x)) for x in tree.leaves(total)), jnp.zeros_like(d))  # ‖s‖₁
         largest = jnp.maximum(state.largest, coefficient * over(products, size)).astype(d.dtype)
         distance = grown(d, largest, growth_rate, state.first_distance)
-        updates = tree.map(lambda m, v: (-a * over(m, root(v) + distance * eps)).astype(m.dtype), mean, squares)
-        updates = updates if weight_decay is None else tree.add_scaled(updates, -a * weight_decay, params)
-        first, step = state.first_distance, jnp.asarray(optax.safe_increment(state.step))
-        new = ProdigyState(step, state.start, mean, squares, total, products, first, distance, largest, a)
-        sound, updates = tree.all_finite(grads), tree.cast_like(updates, params)
+        move = tree.map(lambda m, v: (-a * over(m, root(v) + distance * over(eps, unit))).astype(m.dtype), mean, squares)
+        updates = tree.cast_like(move if weight_decay is None else tree.add_scaled(move, -a * weight_decay, params), params)
+        kept = state.start, mean, squares, total, products, state.first_distance, distance, largest, a, unit
+        new = ProdigyState(jnp.asarray(optax.safe_increment(state.step)), *kept)
         return tree.where(sound, updates, tree.zeros_like(updates)), tree.where(sound, new, state)
 
     return init, update
