@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import jax
+from jax.core import Tracer
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -24,14 +27,63 @@ def own_work():
 
 
 def undisturbed(function: Function) -> Function:
-    """The function as gdjax's own work: a door."""
+    """The function as gdjax's own work: a door. Arrays on meshes with explicit axes are taken, and given back, as what they are there."""
 
     @functools.wraps(function)
     def within(*args, **kwargs):
         with own_work():
-            return function(*args, **kwargs)
+            leaves = _leaves((args, kwargs))
+            _check_devices(leaves)
+            meshes = {mesh for x in leaves if (mesh := _mesh_of(x)) is not None and AxisType.Explicit in mesh.axis_types}
+            if not meshes:
+                return function(*args, **kwargs)
+            there = {mesh: _automatic(mesh) for mesh in meshes}
+            args, kwargs = _moved((args, kwargs), there)
+            with jax.sharding.use_abstract_mesh(next(iter(there.values())).abstract_mesh):
+                made = function(*args, **kwargs)
+            return _moved(made, {automatic: mesh for mesh, automatic in there.items()})
 
     return cast(Function, within)
+
+
+def _mesh_of(x: Any) -> Mesh | None:
+    placed = isinstance(x, jax.Array) and not isinstance(x, Tracer) and isinstance(x.sharding, NamedSharding)
+    return x.sharding.mesh if placed else None
+
+
+def _leaves(trees: Any) -> list[Any]:
+    # What is not a tree (an iterator, keys of mixed types) has its own words further in.
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return jax.tree.leaves(trees)
+    except (TypeError, ValueError):
+        return []
+
+
+def _check_devices(leaves: list[Any]) -> None:
+    placed = (x for x in leaves if isinstance(x, jax.Array) and not isinstance(x, Tracer) and x.committed)
+    sets = {frozenset(device.id for device in x.sharding.device_set) for x in placed}
+    if len(sets) > 1:
+        places = " and ".join(str(sorted(ids)) for ids in sorted(sets, key=sorted))
+        raise ValueError(
+            f"the arrays given lie on different devices, of numbers {places}; wanted all on the same: type params, data = "
+            "jax.device_put((params, data), jax.devices()[0]), or give both a sharding on one mesh."
+        )
+
+
+def _automatic(mesh: Mesh) -> Mesh:
+    """The mesh for which XLA decides where results lie: with explicit axes every product and row of the data would have to say it."""
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+
+def _moved(trees: Any, to: dict[Mesh, Mesh]) -> Any:
+    """The trees with arrays on one mesh on the other, of the same devices: nothing is copied."""
+
+    def leaf(x):
+        mesh = to.get(_mesh_of(x))
+        return x if mesh is None else jax.device_put(x, NamedSharding(mesh, x.sharding.spec))
+
+    return jax.tree.map(leaf, trees)
 
 
 def promoting(function: Function) -> Function:
