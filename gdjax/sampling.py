@@ -180,7 +180,7 @@ def _as_floats(values: list[Any]) -> list[Any]:
 def _is_axis(x: Any) -> bool:
     if isinstance(x, (list, range)) or (isinstance(x, tuple) and not isinstance(x, Call) and not hasattr(x, "_fields")):
         return True
-    return hasattr(x, "ndim") and np.ndim(x) == 1
+    return hasattr(x, "ndim") and hasattr(x, "__iter__") and np.ndim(x) == 1
 
 
 def stacked(rules: Sequence[Any]) -> Any:

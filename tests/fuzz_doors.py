@@ -414,6 +414,7 @@ def case(seed: int, number: int, doors: dict[str, Door], odd: list, loud: bool =
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            warnings.simplefilter("error", DeprecationWarning)
             result = door.function(**dict(given))
             complaint = door.right(result, given) if door.right else ""
         OUTCOMES["results"] += 1

@@ -6,6 +6,7 @@ Nothing here imports PyTorch, pandas or SciPy: who passes their objects has impo
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ def as_examples(given: Any, argument: str = "data") -> Any:
 def flattened(given: Any, argument: str, is_leaf=None) -> tuple[list[tuple[Any, Any]], Any]:
     """The leaves with their paths, and the structure; an error for dicts whose keys JAX cannot sort."""
     try:
-        return jax.tree_util.tree_flatten_with_path(given, is_leaf)
+        return jax.tree_util.tree_flatten_with_path(given, lambda x: isinstance(x, Iterator) or (is_leaf is not None and is_leaf(x)))
     except (TypeError, ValueError) as error:
         raise TypeError(f'{argument} cannot be taken apart: {error} wanted dicts with keys of one kind, all text: type {{"a": x, "b": y}}.') from None
 
@@ -46,6 +47,8 @@ def as_array(leaf: Any, where: str) -> Any:
         return leaf
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise TypeError(f"{where} is a shape, {leaf}; wanted an array with numbers in it: type jnp.zeros({leaf.shape}, {str(leaf.dtype)!r}), for example.")
+    if isinstance(leaf, Iterator):  # JAX warns when it meets one in a tree
+        raise TypeError(f"{where} is an iterator ({type(leaf).__name__}); wanted an array: type np.stack(list(rows)).")
     if _is_a(leaf, "scipy.sparse", "sparray", "spmatrix"):
         raise _sparse(leaf, where, "X.toarray()")
     if _is_a(leaf, "torch", "Tensor"):

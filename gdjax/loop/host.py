@@ -6,6 +6,7 @@ import inspect
 import itertools
 import sys
 import time
+from collections.abc import Iterator
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ def on_device(trees: Any) -> Any:
 
 def _leaves(given: Any) -> list[Any]:
     try:
-        return jax.tree.leaves(given)
+        return jax.tree.leaves(given, is_leaf=lambda x: isinstance(x, Iterator))  # JAX warns when it meets one in a tree
     except (TypeError, ValueError):  # what cannot be taken apart is refused elsewhere, by name
         return []
 
