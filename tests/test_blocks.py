@@ -15,8 +15,10 @@ from representatives import some
 import gdjax
 from gdjax import objective
 from gdjax.objective import Objective, finite_sum
-from gdjax.parts import blocks
+from gdjax.parts import blocks, xla
 from gdjax.parts.blocks import Blocks
+
+laid_out = pytest.mark.skipif(not xla.ON, reason="linear models are left whole: GDJAX_XLA=0")
 
 RANDOM = np.random.default_rng(5)
 
@@ -57,6 +59,7 @@ def test_small_data_are_taken_whole():
     assert chosen(squares, 1000) == Blocks(1, None)
 
 
+@laid_out
 def test_linear_models_are_taken_in_parts_of_about_a_cache():
     layout = chosen(squares, 100_000)
     assert layout.rows is None
@@ -64,11 +67,13 @@ def test_linear_models_are_taken_in_parts_of_about_a_cache():
     assert blocks.cache_bytes() / 4 <= 100_000 * 101 * 4 / layout.parts <= blocks.cache_bytes()
 
 
+@laid_out
 def test_parts_have_a_multiple_of_eight_rows_where_they_can():
     assert 60_000 // chosen(squares, 60_000, 784).parts % 8 == 0
     assert chosen(squares, 27 * 3125).parts > 1  # an odd number of rows
 
 
+@laid_out
 def test_one_core_takes_blocks_that_stay_in_its_cache(monkeypatch):
     monkeypatch.setattr(blocks, "cores", lambda: 1)
     layout = chosen(squares, 100_000)
@@ -76,6 +81,7 @@ def test_one_core_takes_blocks_that_stay_in_its_cache(monkeypatch):
     assert blocks.cache_bytes() / 8 < layout.rows * 101 * 4 <= blocks.cache_bytes() / 4
 
 
+@laid_out
 def test_rows_without_a_divisor_are_taken_in_blocks():
     assert chosen(squares, 100_003).parts == 1
     assert 8 <= chosen(squares, 100_003).rows < 100_003
@@ -94,6 +100,7 @@ def test_large_gradients_are_not_made_for_many_parts():
     assert layout.parts * 100 * 5000 * 4 <= 100_000 * 101 * 4 / blocks.GRADIENTS
 
 
+@laid_out
 @pytest.mark.parametrize("rows", [2003, 2000])
 def test_auto_is_exact_and_takes_no_opaque_loss_apart(rows):
     params, batch, value, gradient = large(rows)
@@ -193,6 +200,7 @@ def test_fit_takes_large_sums_in_parts():
 @pytest.mark.parametrize(
     ("rows", "outputs_first"), some(list(itertools.product([8000, 8008, 9800], [False, True])), [(8000, False), (9800, True)].__contains__)
 )
+@laid_out
 def test_hypergradients_of_a_sum_in_parts(rows, outputs_first):
     """XLA for CPUs (jaxlib 0.10.2) gets x wᵀ wrong where w is a broadcast, as in the transpose of a sum over parts, and a reduction follows: 2.6 % here."""
     x, labels = jnp.asarray(RANDOM.normal(size=(rows, 200)), jnp.float32), jnp.asarray(RANDOM.integers(0, 5, rows))

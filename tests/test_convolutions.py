@@ -11,7 +11,10 @@ from jax import lax
 
 import gdjax
 from gdjax.objective import Objective
-from gdjax.parts import convolutions
+from gdjax.parts import convolutions, xla
+
+if not xla.ON:
+    pytest.skip("convolutions are left as they are: GDJAX_XLA=0", allow_module_level=True)
 
 RANDOM = np.random.default_rng(4)
 

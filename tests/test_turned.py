@@ -9,8 +9,11 @@ import pytest
 import gdjax
 from gdjax.loop import batches, progress, stochastic
 from gdjax.objective import Objective
-from gdjax.parts import turned
+from gdjax.parts import turned, xla
 from gdjax.parts.examples import Table
+
+if not xla.ON:
+    pytest.skip("no matrices are turned: GDJAX_XLA=0", allow_module_level=True)
 
 RANDOM = np.random.default_rng(2)
 ROWS, FEATURES, CLASSES = 50, 24, 5
