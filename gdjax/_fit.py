@@ -87,6 +87,9 @@ def fit(
         A ``Result``. Mini-batches: ``value`` is the mean over the last epoch as seen in training, ``grad_norm`` that of the last batch; ``gdjax.evaluate``
         gives the exact loss.
 
+    The first Ctrl-C or SIGTERM ends a run INTERRUPTED, with the result so far, within a quarter of a second or a step; the second is obeyed at once; handlers
+    of your own are left alone. An exception that ends a run, in a callback for example, has the result so far as its attribute ``result``.
+
     Raises:
         TypeError, ValueError: bad arguments, named with what is wanted, before anything is computed.
 

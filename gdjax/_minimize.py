@@ -58,6 +58,9 @@ def minimize(
         A ``Result``. Inside jit, vmap or grad it is traced: its history has a fixed length, padded with NaN. The lanes of a ``vmap`` that is not itself inside
         ``jit`` are looked at every few hundred steps, and packed together when half of them have finished.
 
+    The first Ctrl-C or SIGTERM ends a run INTERRUPTED, with the result so far, within a quarter of a second or a step; the second is obeyed at once; handlers
+    of your own are left alone. An exception that ends a run, in a callback for example, has the result so far as its attribute ``result``.
+
     Raises:
         TypeError, ValueError: bad arguments, named with what is wanted, before anything is computed; a loss that is not a real scalar; a loss or gradient that
             is not finite at the start (inside a trace: NONFINITE with 0 steps).
