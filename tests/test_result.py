@@ -127,5 +127,5 @@ def test_advice_with_numbers():
     slow = run(1e-3, max_steps=100, history=("value",)).message
     assert "smaller" in slow
     assert "fell without bound" in gdjax.minimize(lambda w: -bowl(w), jnp.zeros(2), gdjax.gd(0.5), max_steps=2000).message
-    assert "(grad_norm)" in RUNS[Status.CONVERGED]().message
+    assert "(stationary)" in RUNS[Status.CONVERGED]().message
     assert "(target)" in RUNS[Status.STOPPED]().message
