@@ -115,7 +115,7 @@ def is_array(leaf: Any) -> bool:
     """Whether JAX takes this as an array: numbers, arrays and keys, but not arrays of strings or objects."""
     if isinstance(leaf, (int, float, complex, jax.Array)):
         return True
-    dtype = None if isinstance(leaf, type) else getattr(leaf, "dtype", None)
+    dtype: Any = None if isinstance(leaf, type) else getattr(leaf, "dtype", None)
     return jnp.issubdtype(dtype, jax.dtypes.extended) if not isinstance(dtype, np.dtype) else dtype.kind not in "OSUmM" and dtype.names is None
 
 

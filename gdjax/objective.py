@@ -29,7 +29,6 @@ class FiniteSum:
 
     example_loss_fn: Any
     regularizer: Any = None
-
     __repr__ = brief_repr
 
     @property

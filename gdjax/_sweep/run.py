@@ -128,7 +128,7 @@ class _Runner:
     def __post_init__(self):
         self.signals = Signals(self.found)
 
-    def found(self) -> Sweep | None:
+    def found(self) -> Any:
         """The sweep as far as it has come; None where nothing has been run to its end."""
         states = [state for state in self.states if state.results is not None]
         if not states:

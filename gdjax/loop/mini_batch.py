@@ -135,7 +135,8 @@ class _Driver:
     """The segments of one run."""
 
     def __init__(self, plan, options, rule, data, stop, validation, resume, progress, again, began):
-        self.began, self.block = began, None  # where the run began and what its steps touch; the data of the last segment
+        self.began: Any = began  # where the run began and what its steps touch
+        self.block = None  # the data of the last segment
         self.again, self.kept = again, []  # ``again`` makes the first progress anew
         self.copy_due = time.monotonic() + COPY_AFTER
         self.plan, self.options, self.rule, self.stop, self.validation = plan, options, rule, stop, validation

@@ -308,7 +308,7 @@ def _steps_of_schedules(rule_state) -> Any:
     return next((count for count in counts if count is not None), None)
 
 
-def check_rate(history: tuple[str, ...], rule: Rule, params: Params) -> None:
+def check_rate(history: Any, rule: Any, params: Params) -> None:
     """An error where a learning rate is to be recorded that cannot be read, since the rule was made without us."""
     if "learning_rate" not in history or not hides_arguments(rule) or rule.init_takes_more:
         return
