@@ -310,7 +310,7 @@ class _Driver:
         code, reason = np.int32(self.code), np.int32(self.reason)
         verdict = jax.device_get(judged(self.progress)) if self.judged is None or self.code in (Status.NONFINITE, Status.DIVERGED) else self.judged
         result = finish(self.plan, looked, verdict, self.evaluations, code, reason, self.aux, self.rule, history, state, self._reasons())
-        return hindsight.on_batches(result, self.plan, *self.began, self.block, self.validation, self.progress.state.key)
+        return hindsight.on_batches(result, self.plan, self.began[0], self.began[1], self.block, self.validation, self.progress.state.key)
 
 
 def _host_copy(progress):
