@@ -165,8 +165,8 @@ RULES = (
 def different(ours, theirs, dtype) -> str:
     """In what two results differ beyond rounding; empty where they do not."""
     shown = lambda r: (r.params, r.value, r.grad_norm, r.code, r.steps, r.evaluations, r.aux, r.model_state, r.history)  # noqa: E731
-    bound = EPS[dtype]
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(shown(ours)), jax.tree.leaves(shown(theirs)), strict=True):
+        bound = max(EPS[dtype], EPS.get(str(x.dtype), 0))
         x, y = (np.asarray(z).astype(np.float64) for z in (x, y))
         scale = max(1.0, np.max(np.abs(y), initial=0, where=np.isfinite(y)))
         if x.shape != y.shape or not np.allclose(x, y, rtol=bound, atol=bound * scale, equal_nan=True):
