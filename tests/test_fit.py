@@ -192,7 +192,7 @@ def test_optax_needs_no_plumbing(name, size):
         return mean_loss(w, batch)
 
     loss, calls = counting(watched)
-    made = fit(loss, rule=WRAPPED[name], batch_size=size, steps=12)
+    made = fit(loss, rule=WRAPPED[name], batch_size=size, steps=12, stop=None if size else gdjax.stop.grad_norm(0.0))  # no closer look, whose evaluations do not count
     jax.effects_barrier()
     assert len(calls) == 1
     assert int(made.evaluations) == len(seen)

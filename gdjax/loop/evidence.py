@@ -109,32 +109,38 @@ def _listen(look: _Look, there: Grads, _) -> _Look:
     """The noise of a gradient, and what stands out of it."""
     change = jax.tree.map(lambda a, b: jnp.abs(a - b), there, look.grads)
     noise = jax.tree.map(lambda n, c: jnp.where(jnp.isfinite(c), jnp.maximum(n, c), n), look.noise, change)
-    heard = jax.tree.map(lambda g, n: jnp.where(jnp.abs(g) > DISCERNIBLE * n, g, 0), look.grads, noise)
+    heard = _above(look.grads, noise)
     square = _dot(heard, heard)
     there_is = (look.turn < NUDGES) | (square > 0)
     return look._replace(noise=noise, residual=heard, direction=heard, square=square, first=square, goes_on=there_is)
 
 
 def _solve(look: _Look, there: Grads, reach) -> _Look:
-    """A conjugate gradient; one whose curvature is not above its rounding changes nothing but the verdict on the first."""
-    bent = tree.subtract(look.grads, there)
-    doubt = _dot(look.noise, jax.tree.map(jnp.abs, look.direction))
-    curvature = (_dot(bent, look.direction) - doubt) / reach  # pᵀHp, and rounding less than it may be
-    convex = jnp.isfinite(curvature) & (curvature > 0)
-    rate = jnp.where(convex, look.square / jnp.where(convex, curvature, 1), 0)
-    residual = tree.add_scaled(look.residual, -rate / reach, bent)
+    """A conjugate gradient, with a curvature less what rounding may have added. Where that is not above 0 it is the last: the first says that no minimum is
+    near, and a later one is as long as rounding lets it be at least.
+    """
+    bent, first = tree.subtract(look.grads, there), look.turn == NUDGES + 1
+    seen, doubt = _dot(bent, look.direction) / reach, _dot(look.noise, jax.tree.map(jnp.abs, look.direction)) / reach
+    convex = jnp.isfinite(seen) & (seen > doubt)
+    curvature = jnp.where(convex, seen - doubt, jnp.where(first, jnp.inf, jnp.maximum(seen, 0) + doubt))  # pᵀHp
+    rate = look.square / curvature
+    left = tree.add_scaled(look.residual, -rate / reach, bent)
+    residual = _above(left, tree.scale(rate / reach, look.noise))
     square = _dot(residual, residual)
-    noise = jnp.square(rate / reach) * _dot(look.noise, look.noise)
-    first = look.turn == NUDGES + 1
     return look._replace(
         residual=residual,
         direction=tree.add_scaled(residual, square / look.square, look.direction),
         solution=tree.add_scaled(look.solution, rate, look.direction),
         square=square,
-        curvature=jnp.where(first, curvature / look.first, look.curvature),
+        curvature=jnp.where(first, (seen - doubt) / look.first, look.curvature),
         decrease=look.decrease + rate * look.square / 2,
-        goes_on=convex & (square > SOLVED**2 * look.first) & (square > noise),
+        goes_on=convex & (square > SOLVED**2 * look.first),
     )
+
+
+def _above(numbers, noise):
+    """The entries that rise above their rounding, 0 for the others."""
+    return jax.tree.map(lambda x, n: jnp.where(jnp.abs(x) > DISCERNIBLE * n, x, 0), numbers, noise)
 
 
 def _dot(a, b):

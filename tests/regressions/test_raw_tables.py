@@ -39,3 +39,16 @@ def test_a_standardised_table_is_not_called_uneven():
     result = gdjax.minimize(loss, jnp.zeros(11), gdjax.gd(1e-3), args=(jnp.asarray(X), DATA[1]), max_steps=300)
     assert not result.converged
     assert "standardise" not in result.message
+
+
+@pytest.mark.parametrize("rule", [None, gdjax.nonlinear_cg(), gdjax.barzilai_borwein(), gdjax.armijo()])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_line_over_years(rule, seed):
+    years = np.arange(1960, 2010).astype(np.float32)
+    trend = (0.05 * (years - 1980) + 0.2 * np.random.default_rng(seed).normal(size=50)).astype(np.float32)
+    design = np.c_[np.ones(50), years]
+    best = np.linalg.lstsq(design, trend.astype(np.float64), rcond=None)[1][0] / 50
+    result = gdjax.minimize(loss, jnp.zeros(2), rule, args=(jnp.asarray(design, jnp.float32), jnp.asarray(trend)))
+    left = (float(result.value) - best) / (np.mean(trend.astype(np.float64) ** 2) - best)
+    assert left <= 1e-3 or (not result.converged and "standardise" in result.message)
+    assert rule is not None or (result.converged and left <= 1e-6)
