@@ -12,7 +12,7 @@ import pytest
 
 import gdjax
 from gdjax import data as sources
-from gdjax.result import Status
+from gdjax.result import Diagnosis, Status
 
 ROWS = 40
 RANDOM = np.random.default_rng(5)
@@ -192,7 +192,8 @@ def test_optax_needs_no_plumbing(name, size):
         return mean_loss(w, batch)
 
     loss, calls = counting(watched)
-    made = fit(loss, rule=WRAPPED[name], batch_size=size, steps=12, stop=None if size else gdjax.stop.grad_norm(0.0))  # no closer look, whose evaluations do not count
+    stop = None if size else gdjax.stop.grad_norm(0.0)  # which looks no closer: those evaluations are not counted
+    made = fit(loss, rule=WRAPPED[name], batch_size=size, steps=12, stop=stop)
     jax.effects_barrier()
     assert len(calls) == 1
     assert int(made.evaluations) == len(seen)
@@ -226,6 +227,12 @@ def in_parts(run, cuts, total, passing=lambda state: state):
     return part
 
 
+def of_the_way(result):
+    """A result without what a look back at its end has found, which depends on the batches that were at hand then."""
+    return dataclasses.replace(result, leaf_names=(), diagnosis=Diagnosis(*result.diagnosis[: Diagnosis._fields.index("reason") + 1]))
+
+
+@pytest.mark.filterwarnings("ignore:No epoch ended")  # some parts are shorter than that
 @pytest.mark.parametrize("name", RUNS)
 def test_the_steps_add_up(name):
     options = RUNS[name]
@@ -236,17 +243,18 @@ def test_the_steps_add_up(name):
     whole = run(steps=total)
     assert int(whole.steps) == total
     for cuts in ((0,), (1,), (per_epoch,), (total - 1,), (0, per_epoch + 1, per_epoch + 1, total - 1)):
-        assert_same(in_parts(run, cuts, total), whole)
+        assert_same(of_the_way(in_parts(run, cuts, total)), of_the_way(whole))
     nothing = in_parts(run, (total,), total)
     # The aux of the last batch is no part of a state, and a run without a step has none.
-    assert_same(dataclasses.replace(nothing, aux=whole.aux), whole)
+    assert_same(of_the_way(dataclasses.replace(nothing, aux=whole.aux)), of_the_way(whole))
 
 
+@pytest.mark.filterwarnings("ignore:No epoch ended")
 @pytest.mark.parametrize("passing", [jax.device_get, lambda state: pickle.loads(pickle.dumps(state))], ids=["device_get", "pickle"])
 @pytest.mark.parametrize("name", ["noise", "the best", "stream"])
 def test_a_state_may_leave_the_device(name, passing):
     run = functools.partial(fit, **RUNS[name])
-    assert_same(in_parts(run, (4, 9), 13, passing), run(steps=13))
+    assert_same(of_the_way(in_parts(run, (4, 9), 13, passing)), of_the_way(run(steps=13)))
 
 
 def test_a_finished_run_makes_no_more_steps():
