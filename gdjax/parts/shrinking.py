@@ -61,9 +61,9 @@ def shrinking(value_fn, params: Params, grads: Grads, value: Any, first: Scalar,
         # A choice among steps from a list, which derivatives pass by.
         x, g, u, a = lax.stop_gradient((params, grads, unit, now.next))
         ahead = tree.stored(tree.add(x, tree.stored(tree.scale(-a, g))))
-        there, slope = jax.jvp(value_fn, (ahead,), (u,))
+        there, slope = (jnp.asarray(x, f.dtype) for x in jax.jvp(value_fn, (ahead,), (u,)))
         enough = (there - f <= rounding) & (slope >= (2 * sufficient - 1) * norm)
-        return tried(now, lax.stop_gradient(jnp.asarray(there, f.dtype)), enough, tree.largest(tree.subtract(ahead, x)) == 0)
+        return tried(now, lax.stop_gradient(there), enough, tree.largest(tree.subtract(ahead, x)) == 0)
 
     def goes_on(now):
         return ~now.accepted & (now.trials < TRIALS) & (now.next > 0)
