@@ -196,7 +196,8 @@ def stationary(rtol=1e-5):
     def confirm(evidence, seen, initial, level):
         far = jnp.maximum(rtol * evidence.params_norm, jnp.minimum(rtol, 1e-5) * initial.size)
         much = jnp.maximum(1e-6, 10 * jnp.square(rtol)) * jnp.maximum(jnp.abs(seen.value), initial.value - seen.value)
-        stands = (evidence.signal <= 0) | ((evidence.distance <= far) & (evidence.decrease <= much))
+        nothing = (seen.grad_norm <= 0) | (evidence.signal <= 0)
+        stands = nothing | ((evidence.distance <= far) & (evidence.decrease <= much))
         share = jnp.minimum(far / evidence.distance, jnp.sqrt(much / evidence.decrease))
         share = jnp.clip(jnp.where(jnp.isfinite(share), share, 1), 0.01, 0.5)
         return stands, (share * seen.grad_norm).astype(level.dtype)
