@@ -1,5 +1,6 @@
 """What the host does around compiled segments: Ctrl-C, kill -9 and back, time limits, callbacks, checkpoints and progress bars."""
 
+import dataclasses
 import functools
 import io
 import os
@@ -19,7 +20,7 @@ import pytest
 
 import gdjax
 from gdjax.loop import host
-from gdjax.result import Status
+from gdjax.result import Diagnosis, Result, Status
 
 ROOT = Path(gdjax.__file__).parents[1]
 
@@ -62,13 +63,18 @@ def run_script(text, *arguments):
     return subprocess.run(code, capture_output=True, text=True, timeout=240, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
+def of_the_way(a):
+    return dataclasses.replace(a, leaf_names=(), diagnosis=Diagnosis(*a.diagnosis[: Diagnosis._fields.index("reason") + 1])) if isinstance(a, Result) else a
+
+
 def words(x):
     x = jnp.asarray(x)
     return np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
 
 
 def assert_same(a, b):
-    """Bit for bit."""
+    """Bit for bit, but for what a look back at the end has found: that depends on the batches that were at hand then."""
+    a, b = of_the_way(a), of_the_way(b)
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(words(x), words(y), err_msg=jax.tree_util.keystr(path))

@@ -111,14 +111,15 @@ def test_finished_lanes_stop_costing(monkeypatch):
 
     def watched(*args):
         made = programs(*args)
-        return made._replace(advance=lambda run, step, leaves: (sizes.append(run.code.shape[0]), made.advance(run, step, leaves))[1])
+        return made._replace(advance=lambda run, *rest: (sizes.append(run.code.shape[0]), made.advance(run, *rest))[1])
 
     monkeypatch.setattr(lanes, "_programs", watched)
     rates = jnp.where(jnp.arange(16) == 3, 1e-4, 0.1)
     result = jax.vmap(lambda rate: minimum(rate, jnp.zeros(3), history=("value", "learning_rate")))(rates)  # as no other test: not compiled before
     assert sizes[0] == 16
     assert sizes[-1] == 1
-    assert len(sizes) == -(-3001 // traced.EVERY_LOOK)
+    assert len(sizes) >= -(-3001 // traced.EVERY_LOOK)  # and a few more, since the first looks come sooner
+    assert sizes == sorted(sizes, reverse=True)
     assert int(result.steps[3]) == 3000
     assert (np.delete(np.asarray(result.code), 3) == gdjax.Status.CONVERGED).all()
 

@@ -166,7 +166,7 @@ def test_learning_rates_come_in_many_types(factory, learning_rate):
         ({"learning_rate": float("inf")}, ValueError, "learning_rate is inf", "a finite number ≥ 0 or a schedule", r"sgd\(0.1\)"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate is nan", "a finite number ≥ 0 or a schedule", r"sgd\(0.1\)"),
         ({"learning_rate": jnp.float32(-1.0)}, ValueError, "learning_rate is -1.0", "a finite number ≥ 0", r"schedules.cosine\(0.1, 100\)"),
-        ({"learning_rate": np.array([0.1, -0.2])}, ValueError, r"learning_rate is \[ 0.1 -0.2\]", "a finite number ≥ 0", r"sgd\(0.1\)"),
+        ({"learning_rate": np.array([0.1, -0.2])}, ValueError, r"learning_rate is array\(\[ 0.1, -0.2\]\)", "a finite number ≥ 0", r"sgd\(0.1\)"),
         ({"learning_rate": -1}, ValueError, "learning_rate is -1", "a finite number ≥ 0", r"sgd\(0.1\)"),
         ({"learning_rate": None}, TypeError, "learning_rate is None", "a finite number ≥ 0", r"sgd\(0.1\)"),
         ({"learning_rate": "0.1"}, TypeError, "learning_rate is '0.1'", "a finite number ≥ 0", r"sgd\(0.1\)"),
