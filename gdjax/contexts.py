@@ -46,9 +46,10 @@ def undisturbed(function: Function) -> Function:
     return cast(Function, within)
 
 
-def _mesh_of(x: Any) -> Mesh | None:
+def _mesh_of(x: Any) -> Any:
     placed = isinstance(x, jax.Array) and not isinstance(x, Tracer) and isinstance(x.sharding, NamedSharding)
-    return x.sharding.mesh if placed else None
+    sharding: Any = x.sharding if placed else None
+    return None if sharding is None else sharding.mesh
 
 
 def _leaves(trees: Any) -> list[Any]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.typing import ArrayLike
 
 from gdjax import tree
 from gdjax.arguments import check_number, short
@@ -103,7 +104,7 @@ def root(square: jax.Array) -> jax.Array:
     return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)), 0)
 
 
-def over(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+def over(numerator: ArrayLike, denominator: jax.Array) -> jax.Array:
     """The quotient, 0 where the denominator is 0; the derivatives are then 0 too."""
     some = denominator > 0
     return jnp.where(some, numerator / jnp.where(some, denominator, 1), 0).astype(jnp.result_type(numerator))
