@@ -92,8 +92,7 @@ def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every,
     """
     every = EVERY_SEARCH if stepping.evaluates_itself(objective, rule, run.progress.state, batch) else EVERY
     closer = functools.partial(look_closer, objective, stop, batch) if confirms and stopping.unconfirmed(stop) else None
-    at_once = None if trips is None else closer  # spans of known length cannot be entered again
-    body = functools.partial(_body, objective=objective, batch=batch, stop=stop, max_steps=max_steps, record_every=record_every, names=names, closer=at_once)
+    body = functools.partial(_body, objective=objective, batch=batch, stop=stop, max_steps=max_steps, record_every=record_every, names=names, closer=closer)
     known = spans({1, *range(every, trips, every), trips}) if trips is not None and fresh else None
 
     def goes_on(run, limit=until):
@@ -105,7 +104,7 @@ def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every,
         step = run.progress.state.step
         # The first step stands alone, so that the start is known to the others without being carried along.
         ends = jnp.minimum(jnp.where(step == 0, 1, (lax.div(step, jnp.int32(every)) + 1) * every), until)
-        inner = run._replace(history=block, rows=jnp.int32(0), evidence=run.evidence if at_once else ())
+        inner = run._replace(history=block, rows=jnp.int32(0), evidence=run.evidence if closer else ())
         turns = None if trips is None else Turns(min(every, trips), known and known.live(index))
         inner = _steps(lambda run: goes_on(run, ends), body, inner, rule, turns, objective.rows_of(batch), compact)
         inner = _noted(inner, step)
@@ -114,7 +113,7 @@ def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every,
         due = (run.code == RUNNING) & (lax.rem(run.progress.state.step, jnp.int32(every)) == 0)
         run = lax.cond(due, functools.partial(_inspect, rule, every), lambda run: run, run)
         run = lax.cond(run.code == RUNNING, lambda run: run, functools.partial(_close, len(stop.members())), run)
-        return run if at_once or closer is None else _confirmed(closer, run)
+        return run
 
     count = len(known.ends) if known else None if trips is None else -(-trips // every) + 1
     return bounded_while(goes_on, span, run, None if count is None else Turns(count), rule)
@@ -164,24 +163,6 @@ def look_closer(objective, stop, batch, state, seen: Seen, value, grad_norm, ver
         return Verdict(*stopping.confirm(stop, evidence, shown, initial, verdict.code, verdict.reason, verdict.stop_state), evidence)
 
     return lanes.when(lax.stop_gradient(wanted), look_again, verdict)
-
-
-def _confirmed(closer, run: Run) -> Run:
-    """A run that wanted to end, after a closer look: ended, or as it was before it evaluated this point."""
-    progress, point = run.progress, run.last or (run.value, run.grad_norm)
-    verdict = closer(progress.state, progress.seen, *point, Verdict(run.code, run.reason, progress.stop_state, run.evidence))
-    again = (run.code != RUNNING) & (verdict.code == RUNNING)
-    value, grad_norm = tree.where(again, run.before, (run.value, run.grad_norm))
-    return run._replace(
-        progress=progress._replace(stop_state=verdict.stop_state),
-        code=verdict.code,
-        reason=verdict.reason,
-        evidence=verdict.evidence,
-        value=value,
-        grad_norm=grad_norm,
-        last=tree.where(again, run.before, run.last) if run.last else (),
-        rows=run.rows - again.astype(jnp.int32),  # the point will be recorded once it is known what becomes of it
-    )
 
 
 def _inspect(rule, every, run: Run) -> Run:
