@@ -18,7 +18,6 @@ from gdjax.brief import brief_repr
 from gdjax.result import RUNNING, Status
 from gdjax.typing import Number
 
-MOST_LOOKS = 40  # in a run, each at a gradient half as large at most
 FELL = 1e-2  # a change criterion counts as convergence only once the gradient norm has fallen to this share of its first value
 
 
@@ -188,22 +187,20 @@ def stationary(rtol=1e-5):
     _positive("stop.stationary", "rtol", rtol, "stationary(rtol=1e-5)")
 
     def init():
-        return jnp.asarray(jnp.inf, jnp.result_type(float)), jnp.int32(0)  # ‖∇f‖₂ at which to look, if below rtol ‖∇f(x₀)‖₂; looks so far
+        return jnp.asarray(jnp.inf, jnp.result_type(float))  # ‖∇f‖₂ at which to look, if below rtol ‖∇f(x₀)‖₂
 
-    def check(seen, state):
-        level, looks = state
+    def check(seen, level):
         near = (seen.grad_norm <= 0) | (seen.grad_norm <= jnp.minimum(level.astype(seen.grad_norm.dtype), rtol * seen.initial_grad_norm))
-        return jnp.where(near & (looks < MOST_LOOKS), Status.CONVERGED, RUNNING).astype(jnp.int32), state
+        return jnp.where(near, Status.CONVERGED, RUNNING).astype(jnp.int32), level
 
-    def confirm(evidence, seen, initial, state):
-        level, looks = state
+    def confirm(evidence, seen, initial, level):
         far = jnp.maximum(rtol * evidence.params_norm, jnp.minimum(rtol, 1e-5) * initial.size)
         much = jnp.maximum(1e-6, 10 * jnp.square(rtol)) * jnp.maximum(jnp.abs(seen.value), initial.value - seen.value)
         nothing = (seen.grad_norm <= 0) | (evidence.signal <= 0)
         stands = nothing | ((evidence.distance <= far) & (evidence.decrease <= much))
         share = jnp.minimum(far / evidence.distance, jnp.sqrt(much / evidence.decrease))
         share = jnp.clip(jnp.where(jnp.isfinite(share), share, 1), 0.01, 0.5)
-        return stands, ((share * seen.grad_norm).astype(level.dtype), looks + 1)
+        return stands, (share * seen.grad_norm).astype(level.dtype)
 
     return Functions(init, check, needs_gradient=True, confirm=confirm)
 

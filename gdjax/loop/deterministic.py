@@ -12,7 +12,7 @@ from jax import lax
 from gdjax import stop as stopping, tree
 from gdjax.brief import brief_repr
 from gdjax.loop import evidence as evidences, lanes, one_kernel, step as stepping
-from gdjax.loop.verdict import EVERY, EVERY_SEARCH, Seen, close, inspect, judge, look, unseen
+from gdjax.loop.verdict import EVERY, EVERY_SEARCH, Seen, close, inspect, judge, look, settled, unseen
 from gdjax.parts import convolutions, turned
 from gdjax.result import RUNNING, Status
 
@@ -112,8 +112,7 @@ def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every,
         run = inner._replace(history=history, rows=rows + inner.rows, evidence=inner.evidence or run.evidence)
         due = (run.code == RUNNING) & (lax.rem(run.progress.state.step, jnp.int32(every)) == 0)
         run = lax.cond(due, functools.partial(_inspect, rule, every), lambda run: run, run)
-        run = lax.cond(run.code == RUNNING, lambda run: run, functools.partial(_close, len(stop.members())), run)
-        return run
+        return lax.cond(run.code == RUNNING, lambda run: run, functools.partial(_close, len(stop.members())), run)
 
     count = len(known.ends) if known else None if trips is None else -(-trips // every) + 1
     return bounded_while(goes_on, span, run, None if count is None else Turns(count), rule)
@@ -237,7 +236,6 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
     if closer is not None:
         noted = look(seen, state.step, value, grad_norm)
         code, reason, stop_state, evidence = closer(state, noted, value, grad_norm, Verdict(code, reason, stop_state, evidence))
-    goes_on = code == RUNNING
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
 
     def move(evaluation):
@@ -251,9 +249,11 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
         )
 
     if run.previous:  # under a trace, where there may be lanes
-        moved = lanes.when(goes_on, lambda evaluation, _: move(evaluation), progress, evaluation)
+        moved = lanes.when(code == RUNNING, lambda evaluation, _: move(evaluation), progress, evaluation)
     else:
-        moved = lax.cond(goes_on, move, lambda _: progress, evaluation)
+        moved = lax.cond(code == RUNNING, move, lambda _: progress, evaluation)
+    code = settled(code, moved.state.step > state.step, value, grad_norm, stop)
+    goes_on = code == RUNNING
     record = (goes_on & (lax.rem(state.step, jnp.asarray(record_every, jnp.int32)) == 0)) | (~goes_on & finite)
     columns = dict(value=value, grad_norm=grad_norm, update_norm=update_norm, learning_rate=progress.learning_rate, evaluations=state.evaluations)
     row = _row(names, dtype, columns)

@@ -65,6 +65,18 @@ def judge(seen: Seen, step, max_steps, value, grad_norm, update_norm, params, st
     return jnp.where(finite, code, Status.NONFINITE).astype(jnp.int32), reason, stop_state
 
 
+def settled(code, moved, value, grad_norm, stop) -> Any:
+    """The verdict that goes with what was done.
+
+    XLA may compute a gradient twice, once for the verdict and once for the step that waits for it, and round it otherwise: near the floor of a dtype a rule
+    then holds for one and not for the other, and a run that neither ends nor moves would never end. The step is made, or not, as a whole, so it decides.
+    """
+    far = jnp.finfo(value.dtype).max / 4
+    held = Status.CONVERGED if stop.build().needs_gradient else Status.STOPPED
+    held = jnp.where((jnp.abs(value) < far) & (grad_norm < far), held, Status.NONFINITE)
+    return jnp.where(moved, RUNNING, jnp.where(code == RUNNING, held, code)).astype(jnp.int32)
+
+
 def close(seen: Seen, code, reason, members: int, step, value, grad_norm) -> tuple[Seen, Any, Any]:
     """What the last evaluation of a run says in the light of the whole: (seen, code, which stopping rule or −1)."""
     worse = (code == Status.MAX_STEPS) & _ended_worse(seen, value, grad_norm)
