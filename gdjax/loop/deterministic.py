@@ -152,8 +152,9 @@ def look_closer(objective, stop, batch, state, seen: Seen, value, grad_norm, ver
     wanted = (verdict.code == Status.STALLED) | ((verdict.code == Status.CONVERGED) & named[verdict.reason])
     initial = stopping.Start(seen.initial_value, seen.initial_size)
 
-    def gradient(params):
-        return stepping.value_and_grad(objective, params, state.model_state, batch, stepping.step_key(objective, state), None).grads
+    def gradient(params):  # NaN where the loss is not finite: what a gradient says there, often 0, is no rounding of another
+        seen = stepping.value_and_grad(objective, params, state.model_state, batch, stepping.step_key(objective, state), None)
+        return jax.tree.map(lambda g: jnp.where(jnp.isfinite(seen.value), g, jnp.nan), seen.grads)
 
     def look_again(_, verdict):
         evidence = evidences.look_closer(gradient, state.params, initial.size)

@@ -101,7 +101,8 @@ def prodigy(
     def update(grads, state, params=None, **extra):
         check_offered("prodigy", params=params)
         sound, unit, d, b3 = tree.all_finite(grads), first_unit(state.unit, grads), state.distance, jnp.sqrt(beta2) if beta3 is None else beta3
-        g = tree.scale(over(jnp.ones_like(unit), unit), tree.cast_like(grads, state.mean))
+        per_unit = over(jnp.ones_like(unit), unit)
+        g = tree.scale(per_unit, tree.cast_like(grads, state.mean))
         a, share = (d * rate_at(state.step, d.dtype)).astype(d.dtype), first_distance / state.first_distance  # 1, unless d₀ was raised
         weight = d * a / first_distance * share
         mean = tree.add_scaled(tree.scale(beta1, state.mean), (1 - beta1) * d, g)
@@ -111,7 +112,7 @@ def prodigy(
         size = sum((jnp.sum(jnp.abs(x)) for x in tree.leaves(total)), jnp.zeros_like(d))  # ‖s‖₁
         largest = jnp.maximum(state.largest, coefficient * over(products, size)).astype(d.dtype)
         distance = grown(d, largest, growth_rate, state.first_distance)
-        move = tree.map(lambda m, v: (-a * over(m, root(v) + distance * over(eps, unit))).astype(m.dtype), mean, squares)
+        move = tree.map(lambda m, v: (-a * over(m, root(v) + distance * eps * per_unit)).astype(m.dtype), mean, squares)
         updates = tree.cast_like(move if weight_decay is None else tree.add_scaled(move, -a * weight_decay, params), params)
         kept = state.start, mean, squares, total, products, state.first_distance, distance, largest, a, unit
         new = ProdigyState(jnp.asarray(optax.safe_increment(state.step)), *kept)

@@ -47,6 +47,7 @@ def weak_wolfe(oracle, x, d, a, sufficient, curvature):
 def reduced_hessian(oracle, x, steps, memory, sufficient, curvature):
     """Gill and Leonard 2003 with the self-scaling of Al-Baali 1998; the columns of Z are an orthonormal basis of the last directions and the gradient."""
     x, n = np.array(x, np.float64), len(x)
+    memory = (30 if n <= 30 else 9) if memory is None else memory
     curvature = (0.5 if n <= memory else 0.9) if curvature is None else curvature
     g = oracle(x)
     Z, B, kept, path = (g / np.linalg.norm(g))[:, None], np.eye(1), [], [x]
