@@ -71,12 +71,12 @@ def minimize(
         >>> print(result.status.name, f"{result.params:.3f}", result.history["value"][:2])
         CONVERGED 2.000 [9.   5.76]
     """
-    objective = declared(fun, has_aux, False, None, "auto", splat=not isinstance(fun, FiniteSum), name="fun")
     rule = default_rule() if rule is None else one_rule(rule)
     check_options(history, record_every, max_steps, differentiate)
     params = check_params(params)
     if not isinstance(args, tuple):
         raise TypeError(f"args is {type(args).__name__}; wanted a tuple of the further arguments of fun: type args=(X, y), or args=(X,) for one.")
+    objective = declared(fun, has_aux, False, None, "auto", None if isinstance(fun, FiniteSum) else len(args), "fun")
     if not objective.splat and len(args) != 1:
         raise ValueError(f"args has {len(args)} entries and fun is a finite_sum, which takes one, its data: type args=((X, y),).")
     args = check_arrays("args", args) if objective.splat else (as_examples(args[0], "args[0]"),)

@@ -4,6 +4,7 @@ to type.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import jax
@@ -27,6 +28,22 @@ def check_callable(fun: Any, name: str) -> Any:
     except TypeError:
         raise TypeError(f"{name} ({type(fun).__name__}) is not hashable, so its compilation cannot be kept; wrap it: lambda *a: {name}(*a).") from None
     return fun
+
+
+def check_takes(function: Any, given: list[str], name: str) -> None:
+    """An error where a function cannot be called with so many arguments."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # it does not say
+    try:
+        signature.bind(*given)
+    except TypeError as error:
+        wanted, few = ", ".join(given), "missing" in str(error)
+        data = next((each for each in given if each in ("batch", "example")), None)
+        unpack = f": type def {name}({wanted}): X, y = {data}, since data come as one; or pass stochastic=True if the last is a key" if few and data else ""
+        more = ": what else it takes goes into args=(...)" if few and not data and name == "fun" else ""
+        raise TypeError(f"{name} takes {signature} ({error}); wanted a function that is called as {name}({wanted}){unpack}{more}.") from None
 
 
 def check_count(name: str, value: Any, low: int) -> int:

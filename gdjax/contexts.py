@@ -36,14 +36,36 @@ def undisturbed(function: Function) -> Function:
             _check_devices(leaves)
             meshes = {mesh for x in leaves if (mesh := _mesh_of(x)) is not None and AxisType.Explicit in mesh.axis_types}
             if not meshes:
-                return function(*args, **kwargs)
+                with _placed():
+                    return function(*args, **kwargs)
             there = {mesh: _automatic(mesh) for mesh in meshes}
             args, kwargs = _moved((args, kwargs), there)
-            with jax.sharding.use_abstract_mesh(next(iter(there.values())).abstract_mesh):
+            with _placed(), jax.sharding.use_abstract_mesh(next(iter(there.values())).abstract_mesh):
                 made = function(*args, **kwargs)
             return _moved(made, {automatic: mesh for mesh, automatic in there.items()})
 
     return cast(Function, within)
+
+
+@contextlib.contextmanager
+def _placed():
+    """What JAX says where arrays of a mesh come in unseen, through a closure or a function of the user's that is traced, in our words, its own attached."""
+    try:
+        yield
+    except Exception as error:
+        kind, text = type(error).__name__, str(error)
+        if kind == "ShardingTypeError" or "Explicit: (" in text:
+            raise ValueError(
+                "arrays on a mesh with explicit axes came in through a closure or a traced function, and JAX wants to be told where each result lies; wanted "
+                "them as arguments of a call outside jax.jit, under jax.set_mesh(mesh), or a mesh that decides by itself: type jax.make_mesh(shape, names, "
+                "axis_types=(jax.sharding.AxisType.Auto,) * len(names))."
+            ) from error
+        if "{V:" in text or "varying manual axes" in text:
+            raise TypeError(
+                "within jax.shard_map the runs of the devices differ, which its check of varying axes does not see through; wanted that check off, if each "
+                "device is to run by itself: type jax.shard_map(..., check_vma=False). For one run over all devices call gdjax outside it, on sharded arrays."
+            ) from error
+        raise
 
 
 def _mesh_of(x: Any) -> Any:

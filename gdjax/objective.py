@@ -15,7 +15,7 @@ from jax import lax
 from gdjax import tree
 from gdjax.arguments import is_array, is_whole, short
 from gdjax.brief import brief_repr
-from gdjax.checks import check_callable, check_flag
+from gdjax.checks import check_callable, check_flag, check_takes
 from gdjax.parts import blocks, convolutions, turned
 from gdjax.parts.blocks import Blocks
 from gdjax.parts.examples import Examples
@@ -252,7 +252,7 @@ class Objective:
         split = lambda x: x.reshape(layout.parts, rows, *x.shape[1:])  # noqa: E731
         firsts = rows * jnp.arange(layout.parts, dtype=jnp.int32)
         value, grads, aux = jax.vmap(part)(jax.tree.map(split, batch), jax.tree.map(split, weights), firsts)
-        grads = jax.tree.map(lambda g: _pairwise_sum(g.astype(tree.dtype_of(g))), grads)
+        grads = jax.tree.map(lambda g: blocks.pairwise_sum(g.astype(tree.dtype_of(g))), grads)
         return jnp.sum(value), grads, jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), aux)
 
     def _block(self, params, block, key, weights, first, total):
@@ -293,18 +293,6 @@ class Objective:
         overlap = count * chunk - rows
         whole = lambda x: jnp.concatenate([x[:-1].reshape((count - 1) * chunk, *x.shape[2:]), x[-1, overlap:]])  # noqa: E731
         return value, grads, jax.tree.map(whole, aux)
-
-
-def _pairwise_sum(x):
-    """Σ x over the leading axis, by halves.
-
-    Reverse-mode derivatives transpose it, and that of ``jnp.sum`` is a broadcast: XLA for CPUs (jaxlib 0.10.2) gets the product x wᵀ of batched matrices wrong
-    where w was broadcast to the batch and a reduction follows.
-    """
-    while len(x) > 1:
-        half = len(x) // 2
-        x = jnp.concatenate([x[:half] + x[half : 2 * half], x[2 * half :]]) if len(x) % 2 else x[:half] + x[half:]
-    return x[0]
 
 
 def _of_turned(function, flags):
@@ -376,10 +364,16 @@ def _check_model_state(old, new):
     return new
 
 
-def declared(loss_fn, has_aux, stochastic, model_state, chunk_size, splat: bool = False, name: str = "loss_fn") -> Objective:
-    """The loss with what a door was told about it, checked; held weakly, so that the door keeps it."""
+def declared(loss_fn, has_aux, stochastic, model_state, chunk_size, args: int | None = None, name: str = "loss_fn") -> Objective:
+    """The loss with what a door was told about it, checked; held weakly, so that the door keeps it. ``args``: how many it takes instead of a batch."""
     flags = check_flag("has_aux", has_aux), check_flag("stochastic", stochastic), model_state is not None
-    return check_chunk_size(Objective(check_callable(loss_fn, name), *flags, splat, chunk_size)).weakly()
+    objective = check_chunk_size(Objective(check_callable(loss_fn, name), *flags, args is not None, chunk_size))
+    middle = [f"args[{i}]" for i in range(args)] if args is not None else ["example" if objective.is_sum else "batch"]
+    given = ["params", *["model_state"] * objective.stateful, *middle, *["key"] * objective.stochastic]
+    check_takes(loss_fn.example_loss_fn if objective.is_sum else loss_fn, given, "example_loss_fn" if objective.is_sum else name)
+    if objective.is_sum and loss_fn.regularizer is not None:
+        check_takes(loss_fn.regularizer, ["params"], "regularizer")
+    return objective.weakly()
 
 
 def check_chunk_size(objective: Objective) -> Objective:

@@ -44,7 +44,7 @@ def flattened(given: Any, argument: str, is_leaf=None) -> tuple[list[tuple[Any, 
 def as_array(leaf: Any, where: str) -> Any:
     """One leaf as an array, if it is one or can become one; an error for arrays that hold other things than numbers or have no rows to take."""
     if isinstance(leaf, jax.Array):
-        return leaf
+        return _of_a_known_width(leaf, where)
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise TypeError(f"{where} is a shape, {leaf}; wanted an array with numbers in it: type jnp.zeros({leaf.shape}, {str(leaf.dtype)!r}), for example.")
     if isinstance(leaf, Iterator):  # JAX warns when it meets one in a tree
@@ -60,6 +60,17 @@ def as_array(leaf: Any, where: str) -> Any:
     elif _makes_an_array(leaf):
         leaf = np.asarray(leaf)
     return _of_numpy(leaf, where) if isinstance(leaf, (np.ndarray, np.generic)) else _of_int(leaf, where)
+
+
+def _of_a_known_width(leaf: Any, where: str) -> Any:
+    # JAX computes with such an array in 32 bits, but calls it one of 64: its own checks of types then fail, or warn at every turn.
+    if jax.dtypes.issubdtype(leaf.dtype, np.number) and jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+        narrow = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        raise TypeError(
+            f"{where} is {leaf.dtype}, made while jax_enable_x64 was on, and now it is off; wanted {narrow}, or the setting back: type "
+            f'jax.config.update("jax_enable_x64", True), or np.asarray(x).astype("{narrow}").'
+        )
+    return leaf
 
 
 def copied(given: Any) -> Any:

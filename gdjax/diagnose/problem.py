@@ -26,7 +26,7 @@ def checked(door: str, loss_fn, params, data, batch_size, key, has_aux: bool, st
     """(objective, problem, examples); examples are None where the loss takes no data."""
     if data is None and isinstance(loss_fn, FiniteSum):
         raise ValueError(f"{door}: data is None and loss_fn is a finite_sum; wanted the examples it is a sum over: type gdjax.{door}(loss_fn, params, data).")
-    objective = declared(loss_fn, has_aux, stochastic, model_state, None if data is None else "auto", splat=data is None)
+    objective = declared(loss_fn, has_aux, stochastic, model_state, None if data is None else "auto", 0 if data is None else None)
     params, model_state = check_params(params), check_model_state(model_state)
     if data is not None and sources.is_stream(data):
         raise TypeError(f"{door}: data is a stream of batches; wanted arrays, of some of the data: type next(iter(stream)).")

@@ -78,7 +78,7 @@ class Task(NamedTuple):
 
     def loss_at(self, params):
         """The loss by which trials are judged."""
-        of_all = declared(self.loss_fn, bool(self.options), False, None, "auto", splat=self.judged is None)
+        of_all = declared(self.loss_fn, bool(self.options), False, None, "auto", 0 if self.judged is None else None)
         return stepping.value(of_all, params, None, () if self.judged is None else jax.tree.map(jnp.asarray, self.judged), None)[0]
 
 

@@ -122,3 +122,15 @@ def _made(jaxpr: Jaxpr, moving: list[bool]) -> tuple[int, list[bool]]:
 def _bytes(variable) -> int:
     aval = variable.aval
     return math.prod(aval.shape) * getattr(aval.dtype, "itemsize", np.dtype(np.float32).itemsize)
+
+
+def pairwise_sum(x):
+    """Σ x over the leading axis, by halves.
+
+    Reverse-mode derivatives transpose it, and that of ``jnp.sum`` is a broadcast: XLA for CPUs (jaxlib 0.10.2) gets the product x wᵀ of batched matrices wrong
+    where w was broadcast to the batch and a reduction follows.
+    """
+    while len(x) > 1:
+        half = len(x) // 2
+        x = jnp.concatenate([x[:half] + x[half : 2 * half], x[2 * half :]]) if len(x) % 2 else x[:half] + x[half:]
+    return x[0]

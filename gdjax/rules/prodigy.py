@@ -101,8 +101,7 @@ def prodigy(
     def update(grads, state, params=None, **extra):
         check_offered("prodigy", params=params)
         sound, unit, d, b3 = tree.all_finite(grads), first_unit(state.unit, grads), state.distance, jnp.sqrt(beta2) if beta3 is None else beta3
-        per_unit = over(jnp.ones_like(unit), unit)
-        g = tree.scale(per_unit, tree.cast_like(grads, state.mean))
+        g = tree.scale(per_unit := over(jnp.ones_like(unit), unit), tree.cast_like(grads, state.mean))
         a, share = (d * rate_at(state.step, d.dtype)).astype(d.dtype), first_distance / state.first_distance  # 1, unless d₀ was raised
         weight = d * a / first_distance * share
         mean = tree.add_scaled(tree.scale(beta1, state.mean), (1 - beta1) * d, g)
