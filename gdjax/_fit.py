@@ -125,15 +125,19 @@ def fit(
     plan = _plan(objective, history, batch_size, count, bool(shuffle), keep, validation, bool(record_every))
     plan = plan._replace(independent=shuffle == "replacement" and plan.source == "rows")
     per_epoch = None if count is None else sources.steps_per_epoch(count, plan.batch_size)
-    total = steps if steps is not None or epochs is None or per_epoch is None else epochs * per_epoch
-    if total is not None:
-        check_count("steps" if steps is not None else "epochs × steps per epoch", total, 0)
+    total = _steps(steps, epochs, per_epoch)
     setting = setting_of(loss_fn, batch_size, count, shuffle)
     asked = mini_batch.Options(total, epochs, per_epoch, shuffle, record_every or 0, patience or 0, tuple(callbacks), checkpoint, progress, setting)
     check.check_stop_kind(stop)
     rule = default_rule(total) if rule is None else one_rule(rule)
     stepping.check_rate(plan.names, rule, params)
     return _mini_batches(inside, plan, asked, rule, params, data, key, model_state, stop, validation, resume)
+
+
+def _steps(steps, epochs, per_epoch) -> int | None:
+    """The number of steps, where it is known before the run."""
+    total = steps if steps is not None or epochs is None or per_epoch is None else epochs * per_epoch
+    return None if total is None else check_count("steps" if steps is not None else "epochs × steps per epoch", total, 0)
 
 
 def _mini_batches(inside, plan, asked, rule, params, data, key, model_state, stop, validation, resume) -> Result:

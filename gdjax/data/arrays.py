@@ -5,6 +5,7 @@ Nothing here imports PyTorch, pandas or SciPy: who passes their objects has impo
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -64,7 +65,7 @@ def as_array(leaf: Any, where: str) -> Any:
 
 def _of_a_known_width(leaf: Any, where: str) -> Any:
     # JAX computes with such an array in 32 bits, but calls it one of 64: its own checks of types then fail, or warn at every turn.
-    if jax.dtypes.issubdtype(leaf.dtype, np.number) and jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+    if isinstance(leaf.dtype, np.dtype) and jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
         narrow = jax.dtypes.canonicalize_dtype(leaf.dtype)
         raise TypeError(
             f"{where} is {leaf.dtype}, made while jax_enable_x64 was on, and now it is off; wanted {narrow}, or the setting back: type "
@@ -145,15 +146,16 @@ def _of_numpy(array: Any, where: str) -> Any:
 
 
 def _check_range(array: Any, where: str) -> None:
-    """An error for integers that JAX, keeping 32 bits, would wrap around."""
-    if array.dtype.kind not in "iu" or array.dtype.itemsize < 8 or not array.size:
-        return
+    """An error for numbers of 64 bits that JAX, keeping 32, would wrap around or make infinite."""
     here = jax.dtypes.canonicalize_dtype(array.dtype)
-    limits = np.iinfo(here)
-    least, most = int(array.min()), int(array.max())
-    if here != array.dtype and not limits.min <= least <= most <= limits.max:
-        worst = most if most > limits.max else least
-        raise TypeError(f"{where} is {array.dtype} and holds {worst}, which {here} cannot; wanted {_SMALLER}")
+    if array.dtype.kind not in "iuf" or here == array.dtype or not array.size:
+        return
+    limits = np.iinfo(here) if array.dtype.kind in "iu" else np.finfo(here)
+    lowest, highest, least, most = (x.item() for x in (np.array(limits.min), np.array(limits.max), array.min(), array.max()))
+    worst = most if most > highest else least  # NaN, or infinite, where the data are: that is for others to find
+    if math.isfinite(worst) and not lowest <= worst <= highest:
+        wanted = _SMALLER if array.dtype.kind in "iu" else _IN_ANOTHER_UNIT
+        raise TypeError(f"{where} is {array.dtype} and holds {worst}, which {here} cannot; wanted {wanted}")
 
 
 def _of_int(leaf: Any, where: str) -> Any:
@@ -163,6 +165,7 @@ def _of_int(leaf: Any, where: str) -> Any:
 
 
 _SMALLER = 'smaller numbers, or 64 bits: type x.astype(float), take a constant off, or jax.config.update("jax_enable_x64", True).'
+_IN_ANOTHER_UNIT = 'smaller numbers, or 64 bits: type x / np.abs(x).max(), or jax.config.update("jax_enable_x64", True).'
 
 
 def check_data(data: Data, argument: str = "data") -> int:

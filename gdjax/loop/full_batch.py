@@ -268,6 +268,16 @@ def as_numpy(*numbers: Any) -> tuple[Any, ...]:
     return numbers if any(isinstance(x, Tracer) for x in numbers) else tuple(jax.device_get(numbers))
 
 
+def _reported(objective, rule, state, batch, converged, params, value, grad_norm) -> tuple[Any, Any, Any]:
+    """The point that a rule reports instead of the one where it takes gradients, and the value and gradient norm there."""
+    reported = rule.eval_params(state.rule_state, params)
+    there = stepping.value_and_grad(objective, reported, state.model_state, batch, stepping.step_key(objective, state), None)
+    norm = tree.norm(there.grads)
+    # CONVERGED is said of the point where gradients are taken: if an average of the way there is not as good, that point is what was asked for.
+    behind = converged & (norm > grad_norm)
+    return tree.where(behind, params, tree.cast_like(reported, params)), pick(behind, value, there.value), pick(behind, grad_norm, norm)
+
+
 def finish(run: Run, objective, rule, batch, resumable: Resumable, reasons: tuple[str, ...]) -> Result:
     """The result of a run that has ended, on the host or in a trace; ``resumable``: its history, and what was watched, with any progress."""
     state, seen = run.progress.state, run.progress.seen
@@ -275,14 +285,8 @@ def finish(run: Run, objective, rule, batch, resumable: Resumable, reasons: tupl
     made, broke, count, spent, code = as_numpy(state.step, run.broke, run.count, state.evaluations, run.code)
     params, steps, evaluations = last, host.on_device(made - broke), host.on_device(spent + count)
     if rule.eval_params is not None:
-        # The rule reports another point than the one where it takes gradients: value and gradient norm must be those of the point reported.
-        reported = rule.eval_params(state.rule_state, params)
-        there = stepping.value_and_grad(objective, reported, state.model_state, batch, stepping.step_key(objective, state), None)
-        norm, evaluations = tree.norm(there.grads), evaluations + 1
-        # CONVERGED is said of the point where gradients are taken: if an average of the way there is not as good, that point is what was asked for.
-        behind = (code == Status.CONVERGED) & (norm > grad_norm)
-        params = tree.where(behind, params, tree.cast_like(reported, params))
-        value, grad_norm = pick(behind, value, there.value), pick(behind, grad_norm, norm)
+        params, value, grad_norm = _reported(objective, rule, state, batch, code == Status.CONVERGED, params, value, grad_norm)
+        evaluations = evaluations + 1
     diagnosis = Diagnosis(
         initial_value=pick(made == 0, run.value, seen.initial_value),
         initial_grad_norm=pick(made == 0, run.grad_norm, seen.initial_grad_norm),

@@ -137,7 +137,7 @@ def test_what_descent_takes():
     init, step = gdjax.descent(squares, RULE)
     refused(lambda: step(W, DATA), r"step: state is .*; wanted what init")
     refused(lambda: step(init(W), (X, ["a"])), r"batch\[1\]\[0\] is 'a' \(str\); wanted arrays")
-    refused(lambda: gdjax.descent(squares, RULE, stochastic=True)[0](W), "key is None, but the loss is stochastic; wanted")
+    refused(lambda: gdjax.descent(lambda w, batch, key: squares(w, batch), RULE, stochastic=True)[0](W), "key is None, but the loss is stochastic; wanted")
     assert float(step(init(W), DATA)[1].value) > 0
 
 

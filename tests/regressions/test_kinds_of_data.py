@@ -135,3 +135,13 @@ def test_what_to_type_for_sparse_data():
     fun = lambda w, x, y: jnp.mean((x @ w - y) ** 2)  # noqa: E731
     result = gdjax.minimize(fun, jnp.zeros(3), gdjax.gd(0.3), args=(sparse, Y))
     np.testing.assert_allclose(result.params, [1, 0, 0], atol=1e-3)
+
+
+def test_numbers_beyond_float32_are_not_made_infinite():
+    loss = lambda w, b: jnp.mean((b[0] @ w - b[1]) ** 2)  # noqa: E731
+    run = lambda X: gdjax.fit(loss, np.zeros(2, np.float32), (X, np.ones(4)), gdjax.sgd(0.1), batch_size=2, epochs=1, key=0)  # noqa: E731
+    for worst in (1e39, -1e300):
+        with pytest.raises(TypeError, match=r"data\[0\] is float64 and holds .*, which float32 cannot; wanted smaller numbers.*x / np.abs\(x\).max\(\)"):
+            run(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, worst]]))
+    broken = run(np.array([[1.0, 2.0], [3.0, np.inf], [5.0, 6.0], [7.0, 8.0]]))
+    assert "There is an infinite number in the data: data[0] in row 1" in broken.message
