@@ -111,6 +111,7 @@ def _root_jvp(primals, tangents):
     return root, tangents[0] * jnp.where(root > 0, 0.5 / jnp.where(root > 0, root, 1), 0)
 
 
+@functools.partial(jax.jit, inline=True)  # outside of jit the choice below would be compiled at every call
 def norm(a: Tree) -> jax.Array:
     """‖a‖₂ over all leaves, accumulated in float32 at least, right for every size that the dtype holds; its derivative at 0 is 0.
 

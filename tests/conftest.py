@@ -1,5 +1,6 @@
 """Strict flags for every test, and what they share."""
 
+import collections
 import importlib.metadata
 import itertools
 import os
@@ -34,8 +35,18 @@ def x64():
         yield
 
 
+@pytest.hookimpl(tryfirst=True)  # before those marked ``full`` are left out
 def pytest_collection_modifyitems(items):
-    """The laws of test_contract.py rule by rule rather than law by law, so that those about a rule share its compiled programs."""
+    """Of the rows of a test marked ``one_in(n)`` each n-th is tried every time, and each in the full run; laws begin at other rows, so that rules take turns.
+
+    And the laws of test_contract.py come rule by rule rather than law by law, so that those about a rule share its compiled programs.
+    """
+    rows = collections.defaultdict(itertools.count)
+    for item in items:
+        if (turn := item.get_closest_marker("one_in")) and not item.get_closest_marker("full"):
+            law = item.nodeid.partition("[")[0]
+            if (next(rows[law]) + len(law)) % turn.args[0]:
+                item.add_marker(pytest.mark.full)
     laws = [index for index, item in enumerate(items) if item.path.name == "test_contract.py" and hasattr(item, "callspec") and "case" in item.callspec.params]
     by_rule = sorted((items[index] for index in laws), key=lambda item: str(item.callspec.params["case"]))
     for index, item in zip(laws, by_rule, strict=True):

@@ -165,6 +165,7 @@ def every_solver():
     return [solver for solver in contenders.ours() + contenders.peers() if solver.needs is None or importlib.util.find_spec(solver.needs)]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("solver", every_solver(), ids=lambda solver: solver.name)
 def test_every_solver_ends_at_the_target_or_with_the_budget(counted, solver):
     target = rosenbrock(START) / 2

@@ -13,7 +13,6 @@ import pytest
 from representatives import some
 
 import gdjax
-from gdjax import objective
 from gdjax.objective import Objective, finite_sum
 from gdjax.parts import blocks, xla
 from gdjax.parts.blocks import Blocks
@@ -198,7 +197,7 @@ def test_fit_takes_large_sums_in_parts():
 
 
 @pytest.mark.parametrize(
-    ("rows", "outputs_first"), some(list(itertools.product([8000, 8008, 9800], [False, True])), [(8000, False), (9800, True)].__contains__)
+    ("rows", "outputs_first"), some(list(itertools.product([8000, 8008, 9800], [False, True])), [(9800, True)].__contains__)
 )
 @laid_out
 def test_hypergradients_of_a_sum_in_parts(rows, outputs_first):
@@ -221,5 +220,5 @@ def test_hypergradients_of_a_sum_in_parts(rows, outputs_first):
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 8, 25])
 def test_the_sum_over_parts_is_a_sum(parts):
     x = jnp.asarray(RANDOM.normal(size=(parts, 3, 2)), jnp.float32)
-    np.testing.assert_allclose(objective._pairwise_sum(x), np.asarray(x, np.float64).sum(0), rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(objective._pairwise_sum(x)))(x), np.ones(x.shape))
+    np.testing.assert_allclose(blocks.pairwise_sum(x), np.asarray(x, np.float64).sum(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(blocks.pairwise_sum(x)))(x), np.ones(x.shape))

@@ -206,6 +206,7 @@ def test_vmap_over_rules_is_a_loop_over_rules(case):
     np.testing.assert_allclose(mapped, jnp.stack(looped), rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.one_in(2)
 @exact
 @every_rule
 def test_vmap_over_params_is_a_loop_over_params(case):
@@ -229,7 +230,7 @@ def test_differentiates_with_respect_to_its_numbers(case):
 
 
 # The narrowest dtype, which every Python number and float32 promotes, and float32 where NumPy's numbers would be float64: the other three are between these.
-@every
+@every_rule
 @pytest.mark.parametrize(
     ("dtype", "enabled"),
     some(
@@ -249,6 +250,7 @@ def test_dtypes_shapes_and_structure_do_not_drift(case, dtype, enabled):
         chex.assert_tree_all_finite((updates, state))
 
 
+@pytest.mark.one_in(2)
 @every_rule
 def test_mixed_dtypes_stay_what_they_are(case):
     rule = case.make()
@@ -258,7 +260,7 @@ def test_mixed_dtypes_stay_what_they_are(case):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, rule.init(params))
 
 
-@every
+@every_rule
 def test_strict_promotion_is_kept(case):
     def two_steps(rule, params):
         state = rule.init(params)
@@ -293,6 +295,7 @@ def survives(case, wrapper):
     return wrapper != "flatten" or (case.elementwise and not case.functions and not case.searches)
 
 
+@pytest.mark.one_in(2)
 @exact
 @pytest.mark.parametrize(("case", "wrapper"), [pair for pair in in_turn(CASES, [*WRAPPERS]) if survives(*getattr(pair, "values", pair))], ids=str)
 def test_survives_the_wrappers_of_optax(case, wrapper):
@@ -301,6 +304,7 @@ def test_survives_the_wrappers_of_optax(case, wrapper):
     chex.assert_trees_all_close(path(wrapped, wavy, start()), path(rule, wavy, start()), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.one_in(2)
 @every_rule
 def test_ignores_extra_arguments_it_does_not_know(case):
     rule, params = case.make(), start()
@@ -310,7 +314,7 @@ def test_ignores_extra_arguments_it_does_not_know(case):
     chex.assert_trees_all_equal(plain, with_more)
 
 
-@every
+@every_rule
 def test_params_are_optional_unless_it_needs_them(case):
     rule, params = case.make(), start()
     (grads, extra), state = offered(wavy, params), rule.init(params)
@@ -322,7 +326,7 @@ def test_params_are_optional_unless_it_needs_them(case):
         chex.assert_trees_all_equal(without, with_params)
 
 
-@every
+@every_rule
 def test_says_which_function_of_the_drivers_it_lacks(case):
     rule, params = case.make(), start()
     grads, state = jax.grad(wavy)(params), rule.init(params)
@@ -366,6 +370,7 @@ def test_rescaling_the_loss_rescales_the_number(case):
     chex.assert_trees_all_close(rescaled, path(case.make(), wavy, start()), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.one_in(2)
 @exact
 @every_rule
 def test_the_order_of_the_leaves_does_not_matter(case):
@@ -376,6 +381,7 @@ def test_the_order_of_the_leaves_does_not_matter(case):
     chex.assert_trees_all_close([other["a_weights"], other["z_bias"]], [ours["weights"], ours["bias"]], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.one_in(2)
 @exact
 @rules(lambda case: case.elementwise)
 def test_splitting_leaves_does_not_matter(case):
@@ -384,6 +390,7 @@ def test_splitting_leaves_does_not_matter(case):
     np.testing.assert_allclose(jnp.stack(split, axis=1), flat_path(rule, wavy, start()), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("case", "params"), in_turn(CASES, [{}, (), {"a": {}, "b": None}]), ids=str)
 def test_empty_trees_are_fine(case, params):
     rule = case.make()
@@ -392,6 +399,7 @@ def test_empty_trees_are_fine(case, params):
     chex.assert_trees_all_equal_structs(state, rule.init(params))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("case", "number"), in_turn(CASES, [float, np.float32, jnp.float32]), ids=lambda x: getattr(x, "__name__", str(x)))
 def test_scalars_of_every_kind_are_params(case, number):
     def loss(x):
@@ -405,7 +413,7 @@ def test_scalars_of_every_kind_are_params(case, number):
     np.testing.assert_allclose(updates, expected[0], rtol=1e-7)
 
 
-@rows(lambda case: not case.regularization)  # whose own term has a gradient
+@rules(lambda case: not case.regularization)  # whose own term has a gradient
 def test_a_gradient_of_zero_moves_nothing_and_breaks_nothing(case):
     rule = case.make()
     params, _ = run(rule, level, start(), 3)[0]

@@ -11,8 +11,16 @@ import gdjax
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def main_of(name):
-    return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+def main_of(name, **settings):
+    """What the script runs, with some of its constants as given here."""
+    main = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]
+    main.__globals__.update(settings)
+    return main
+
+
+def sized(small):
+    """Small settings every time, and those of the script in the full run."""
+    return pytest.mark.parametrize("settings", [pytest.param(small, id="small"), pytest.param({}, id="as it is", marks=pytest.mark.full)])
 
 
 def test_every_example_has_a_test():
@@ -52,22 +60,25 @@ def test_new_rule(capsys):
     assert "is a rule: True" in capsys.readouterr().out
 
 
-def test_optuna_batches(capsys):
-    study, scores, traces = main_of("optuna_batches")()
+@sized({"TRIALS": 60, "BATCH": 16})
+def test_optuna_batches(capsys, settings):
+    study, scores, traces = main_of("optuna_batches", **settings)()
+    trials = settings.get("TRIALS", 240)
     assert traces == {"in batches": 1, "one at a time": 1}  # though the last batch is smaller
     np.testing.assert_allclose(scores["in batches"], scores["one at a time"], rtol=1e-4)
     told = [np.nan if trial.value is None else trial.value for trial in study.trials]
     np.testing.assert_array_equal(np.float32(told), scores["in batches"])
     failed = [trial.state.name for trial in study.trials].count("FAIL")
-    assert 0 < failed == np.sum(np.isnan(scores["in batches"])) < len(study.trials) == 240
+    assert 0 < failed == np.sum(np.isnan(scores["in batches"])) < len(study.trials) == trials
     assert study.best_value < 0.27
     printed = capsys.readouterr().out
     assert "trials per second" in printed
-    assert f"{failed} of 240 trials diverged" in printed
+    assert f"{failed} of {trials} trials diverged" in printed
 
 
-def test_hypergradients(capsys):
-    losses, slopes, traces = main_of("hypergradients")()
+@sized({"ORDERS": 2})
+def test_hypergradients(capsys, settings):
+    losses, slopes, traces = main_of("hypergradients", **settings)()
     assert traces == 1
     assert max(slopes[name] for name in ("peak_value", "end_value", "momentum")) < 0  # longer steps, at a learning rate far too small
     (before, untuned), (after, unseen), (best, _) = losses["before"], losses["after"], losses["best of grid"]
@@ -76,22 +87,23 @@ def test_hypergradients(capsys):
     assert "128 rules in the grid" in capsys.readouterr().out
 
 
-def test_local_minima(capsys, tmp_path):
-    least, stuck, reached, points, networks = main_of("local_minima")(tmp_path)
+@sized({"STEPS": 2000, "SEEDS": 6, "STARTS": 60})
+def test_local_minima(capsys, tmp_path, settings):
+    least, stuck, reached, points, networks = main_of("local_minima", **settings)(tmp_path)
     assert stuck.converged
     assert stuck.grad_norm < 1e-3
     assert stuck.value > least + 7  # a minimum, but by far not the least
     assert reached["0.002 to 0"][0] == 0  # too little noise: as stuck as gradient descent
-    assert reached["0.02 to 0"][0] >= 14
+    assert reached["0.02 to 0"][0] >= (2 if settings else 14)
     assert reached["0.02 to 0"][1] < least + 0.5 < reached["0.02, constant"][1] - 0.5  # noise that does not fall leads everywhere
-    assert len(points) == 25  # five by five
+    assert 20 < len(points) <= 25 if settings else len(points) == 25  # five by five
     assert points.minima[0].value == pytest.approx(least, abs=1e-4)
     np.testing.assert_allclose(points.best.params, [0.0, 0.0], atol=1e-3)
     assert any(np.allclose(each.params, stuck.params, atol=1e-3) for each in points.minima)
-    assert 200 < networks.minima[0].count < 380
+    assert 0.5 < networks.minima[0].count / settings.get("STARTS", 400) < 0.95
     assert [round(each.value, 2) for each in networks.minima] == [0.01, 0.52, 0.52, 0.52, 0.52]
     assert points.failed == networks.failed == 0
     assert (tmp_path / "local_minima.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "CONVERGED at (1.866, -1.866)" in printed
-    assert "400 starts, 25 distinct minima" in printed
+    assert settings or "400 starts, 25 distinct minima" in printed

@@ -101,6 +101,7 @@ def numpy_sgd(size, epochs, order, rate, momentum=None, exact=True, key=3):
     return w, means
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("momentum", [None, 0.7])
 @pytest.mark.parametrize(("size", "order"), [(1, "epoch"), (7, "epoch"), (8, False), (7, False), (32, "replacement"), (40, "epoch")])
@@ -182,6 +183,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("size", [None, 20])
 @pytest.mark.parametrize("name", WRAPPED)
 def test_optax_needs_no_plumbing(name, size):
@@ -232,6 +234,7 @@ def of_the_way(result):
     return dataclasses.replace(result, leaf_names=(), diagnosis=Diagnosis(*result.diagnosis[: Diagnosis._fields.index("reason") + 1]))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.filterwarnings("ignore:No epoch ended")  # some parts are shorter than that
 @pytest.mark.parametrize("name", RUNS)
 def test_the_steps_add_up(name):
@@ -403,6 +406,7 @@ def test_a_first_batch_without_loss_is_no_divergence():
     assert made.status is Status.MAX_STEPS
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("size", [1, 8, None])
 def test_a_rate_that_is_too_large_diverges_to_finite_params(size):
     made = fit(rule=gdjax.sgd(3.0), batch_size=size, epochs=4000 if size is None else 40)
@@ -448,6 +452,7 @@ def test_the_default_rule_needs_no_rate():
 # ---- transformations
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", ["batch 7", "exact sum", "noise", "the best", "whole", "in order"])
 def test_inside_jit_the_same_run(name):
     options = {k: v for k, v in RUNS[name].items() if k not in ("loss", "rule")}
@@ -489,6 +494,7 @@ def test_vmap_over_states():
     np.testing.assert_allclose(many[1], run(15).params, rtol=1e-5)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("size", [7, None])
 def test_derivatives_through_fit_equal_finite_differences(size):

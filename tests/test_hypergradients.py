@@ -67,6 +67,7 @@ def test_the_schedules_are_all():
     assert made == {*PARTS, "join"}
 
 
+@pytest.mark.one_in(3)
 @doors
 def test_every_number_of_every_schedule(door):
     leaves, structure = jax.tree.flatten(ALL)
@@ -87,6 +88,7 @@ def losses(door, numbers, w, steps=9):
     return jax.vmap(lambda rate, momentum: final(door, gdjax.sgd(rate, momentum), w, steps))(*numbers.T)
 
 
+@pytest.mark.one_in(3)
 @doors
 def test_lanes_beside_one_that_diverges(door):
     numbers = np.array([[0.1, 0.5], [1e9, 0.9], [0.03, 0.0], [0.4, 0.2]])
@@ -101,6 +103,7 @@ def test_lanes_beside_one_that_diverges(door):
     assert (np.abs(slopes[3:].reshape(4, 2)) > 1e-3).tolist() == [[True] * 2, [False] * 2, [True] * 2, [True] * 2]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("door", ["batches", "minimize"])
 def test_no_momentum_and_a_momentum_of_zero(door):
     zero = jax.jit(jax.grad(lambda rule: final(door, rule, START, 9)))(gdjax.sgd(0.1, 0.0))

@@ -51,6 +51,7 @@ def test_data_stay_shared_between_lanes(name):
     assert (len(RATES), 7, 4) not in made, "every lane gathered a batch of its own"
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", SHARED)
 def test_every_lane_is_the_run_it_would_be_alone(name):
     run = SHARED[name]
@@ -59,6 +60,7 @@ def test_every_lane_is_the_run_it_would_be_alone(name):
     np.testing.assert_allclose(jax.vmap(run)(RATES), alone, rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("options", [{}, {"batch_size": None}, {"validation": (X[:20], Y[:20]), "keep": "best"}], ids=["batches", "full", "best"])
 def test_hypergradients_of_lanes_are_those_of_single_runs(options):
     value = lambda rate: fit(rate, **options).value  # noqa: E731
@@ -93,6 +95,7 @@ def minimum(rate, start, **options):
     return gdjax.minimize(bowl, start, gdjax.gd(rate), args=(1.0,), **{"max_steps": 3000, "tol": 1e-4} | options)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("count", [1, 2, 7, 16])
 def test_compacted_lanes_are_those_of_one_program(count):
     rates = jnp.where(jnp.arange(count) % 5 == 0, 1e-4, 0.1 / (1 + jnp.arange(count)))

@@ -83,6 +83,7 @@ FOUND = [
 ]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("loss", "params", "example", "size"), FOUND, ids=lambda x: getattr(x, "__name__", ""))
 def test_is_found_and_gives_the_loss_and_its_gradient(loss, params, example, size):
     params = jax.tree.map(jnp.asarray, params)

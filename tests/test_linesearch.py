@@ -127,6 +127,7 @@ NOTHING = {
 }
 
 
+@pytest.mark.one_in(3)
 @f64
 @pytest.mark.parametrize("name", NOTHING)
 @every_kind
@@ -192,6 +193,7 @@ def test_low_precision_goes_down_to_its_floor(dtype, kind):
     np.testing.assert_allclose(np.asarray(x, np.float32), 1.0, atol=1e-3 if dtype == "float32" else 0.1)
 
 
+@pytest.mark.one_in(2)
 @f64
 @pytest.mark.parametrize(("kind", "name"), paired(["armijo", "strong 0.1"], LINES))
 def test_evaluations_are_counted_as_they_are_made(kind, name):
@@ -223,6 +225,7 @@ def test_lanes_fail_alone():
         assert_same(jax.tree.map(lambda x, i=i: x[i], mapped), alone, begin(loss, lanes[0][i]), rtol=1e-12)
 
 
+@pytest.mark.one_in(2)
 @f64
 @pytest.mark.parametrize("name", LINES)
 def test_jit_changes_nothing(name):

@@ -104,6 +104,7 @@ def test_the_path_is_that_of_numpy():
     assert result.params.dtype == result.value.dtype == jnp.float64
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_reaches_the_minimum_traced_once_and_the_numbers_belong_to_the_params(name):
     loss, calls = counting(wavy)
@@ -139,6 +140,7 @@ def test_scalars_of_all_kinds_are_one_shape():
     assert float(weak.params) == float(result.params)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", [name for name in RULES if name != "lifted adam"])
 def test_the_steps_add_up(name):
     run = functools.partial(gdjax.minimize, wavy, start(), RULES[name], args=centre(), tol=0.0)

@@ -31,6 +31,7 @@ def test_a_search_that_met_only_nan_is_not_the_last(rule):
     assert bowl(x) < 1.0
 
 
+@pytest.mark.one_in(2)
 @every
 @pytest.mark.parametrize("first", [1e6, 1e30])
 def test_a_search_out_of_trials_does_not_climb(rule, first):
@@ -54,6 +55,7 @@ def test_unknown_arguments_are_ignored(rule):
     assert np.all(np.isfinite(updates))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("first", [None, 1e-8, 1.0, 1e8])
 @pytest.mark.parametrize("restart", ["gradient", "function", None])
 def test_accelerated_descends_where_curvatures_are_huge(first, restart):

@@ -47,6 +47,7 @@ LIFTED = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", LIFTED)
 def test_lifts_the_factories_of_optax_with_one_trace_for_two_learning_rates(name):
     factory, arguments = LIFTED[name]
@@ -112,6 +113,7 @@ TWINS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("twins", TWINS)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_wrappers_of_optax_take_our_rules(wrapper, twins):
@@ -119,6 +121,7 @@ def test_wrappers_of_optax_take_our_rules(wrapper, twins):
     chex.assert_trees_all_close(path(WRAPPERS[wrapper](ours))[0], path(WRAPPERS[wrapper](theirs))[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_lifted_wrappers_take_our_rules_and_those_of_optax_and_keep_the_leaves(wrapper):
     lifted = gdjax.rule(WRAPPERS[wrapper])

@@ -80,6 +80,7 @@ def test_equals_its_twin_in_optax(schedule, twin):
     np.testing.assert_allclose([schedule(step) for step in STEPS], [twin(step) for step in STEPS], rtol=2e-6, atol=1e-7)
 
 
+@pytest.mark.one_in(3)
 @every
 def test_python_steps_traced_steps_and_arrays_of_steps_agree(name, schedule, arguments, twin):
     plain = jnp.stack([schedule(step) for step in STEPS])
@@ -89,6 +90,7 @@ def test_python_steps_traced_steps_and_arrays_of_steps_agree(name, schedule, arg
     np.testing.assert_allclose([schedule(float(step)) for step in STEPS], plain, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.one_in(4)
 @every
 @pytest.mark.parametrize(
     "step", [3, np.int64(3), jnp.int32(3), jnp.uint8(3), jnp.bfloat16(3)], ids=lambda step: type(step).__name__ + str(jnp.result_type(step))
@@ -150,6 +152,7 @@ def test_polynomials_are_differentiable_in_all_their_numbers_at_and_past_the_end
     np.testing.assert_allclose(jax.grad(value, argnums=2)(0.1, power, 100.0, 50), numeric, rtol=0.02)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "steps",
     [100.0, np.float32(100), np.int64(100), jnp.int32(100), jnp.float32(100)],

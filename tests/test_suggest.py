@@ -20,6 +20,7 @@ def loss(w, batch):
     return jnp.mean((x @ w - y) ** 2)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_gradient_descent_on_a_quadratic(scale):
     """With all directions as long, the best constant learning rate of k steps tends to 2/(L + μ): min over h of max(|1 − hμ|, |1 − hL|)."""
@@ -33,6 +34,7 @@ def test_gradient_descent_on_a_quadratic(scale):
     assert "fail" in str(found)  # the larger ones
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "make", [None, lambda h: gdjax.sgd(h), lambda h, steps: gdjax.rule(optax.adam)(gdjax.schedules.cosine(h, steps))], ids=["default", "sgd", "adam"]
 )
@@ -138,6 +140,7 @@ def test_the_losses_are_those_of_the_runs():
     assert float(gdjax.minimize(wells, 1.6, gdjax.gd(found.learning_rate), max_steps=200).value) == pytest.approx(found.values.min(), abs=1e-3)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("key", range(4))
 def test_trials_are_judged_by_their_own_starts(key):
     """Starts whose losses differ by powers of ten: the learning rates do not depend on them."""

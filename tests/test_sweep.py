@@ -121,6 +121,7 @@ def test_scores_of_ones_own():
     assert np.isinf(nan.scores).sum() == (RATES > 0.1).sum()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("run", [by_batches, by_all, lambda rule, steps=40: by_all(rule, steps)])
 def test_successive_halving_is_that_by_hand(run):
     rules, steps = gdjax.sgd(jnp.asarray(np.geomspace(1e-3, 0.3, 9))), (12, 24, 36)

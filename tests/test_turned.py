@@ -91,6 +91,7 @@ def test_runs_are_those_of_numpy(batch_size, momentum):
     np.testing.assert_allclose(result.params, w, rtol=2e-4, atol=2e-6)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("rule", [gdjax.muon(0.02), gdjax.rule(optax.adam)(1e-2), gdjax.average(gdjax.sgd(0.1)), None], ids=["muon", "adam", "average", "none"])
 def test_rules_see_the_matrices_as_they_are(rule, monkeypatch):
     def run():

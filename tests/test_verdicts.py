@@ -261,6 +261,7 @@ def test_verdict_far_from_one(case):
         np.testing.assert_allclose(result.params, case.params, atol=1e-3)
 
 
+@pytest.mark.one_in(3)
 @by_name([c for c in CASES + SCALES if c.options.get("max_steps", 0) < 5000])
 def test_the_verdict_inside_jit(case):
     """The same status, steps and history, whatever compiles the run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, TypeAlias, get_args
 
 import jax
@@ -52,6 +53,7 @@ def rounded(x: jax.Array, dtype: Any) -> jax.Array:
     return lax.reduce_precision(x, limits.nexp, limits.nmant).astype(dtype) if limits.bits < jnp.finfo(x.dtype).bits else x.astype(dtype)
 
 
+@functools.partial(jax.jit, static_argnames="dtype", inline=True)  # outside of jit the loop would be compiled at every call
 def newton_schulz(matrix: jax.Array, polynomials: Any = (QUINTIC,) * 5, dtype: Any = "bfloat16") -> jax.Array:
     """X ← X/(‖X‖_F + 10⁻⁷), then X ← a X + (b A + c A²) X with A = X Xᵀ for each (a, b, c); of a tall matrix, of its transpose.
 

@@ -146,6 +146,8 @@ def _first_bound(geometry, settings, g, state, params, value, value_fn) -> tuple
     """d, and how many losses that took: at the first step a share of max_c (f(x) − f(x − c u))/‖g‖, u steepest, which bounds the distance if f is convex."""
     if settings.first_distance is not None or value_fn is None or value is None or is_masked(params):  # the loss is a function of all params
         return state.distance, jnp.int32(0)
+    if not tree.is_traced(state.step) and int(state.step) > 0:
+        return state.distance, jnp.int32(0)  # outside of jit the loop would be compiled at every step
     # Derivatives pass by the first bound: it is a guess, and loops of unknown length have none backwards.
     g, params, dtype = tree.stop_gradient(g), tree.stop_gradient(params), state.distance.dtype
     f, u = lax.stop_gradient(jnp.asarray(value, dtype)), geometry.steepest(g)

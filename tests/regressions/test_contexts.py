@@ -92,6 +92,7 @@ def every_check():
         yield
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("context", [every_check, lambda: jax.numpy_dtype_promotion("strict")], ids=["every check", "strict promotion"])
 def test_doors_work_in_contexts(door, context):

@@ -22,6 +22,7 @@ A = jnp.array([1.0, 2.0, 3.0])
 RIGHT = np.linalg.inv(HESSIAN)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("options", "status"), [(dict(tol=0.0, max_steps=100), "MAX_STEPS"), (dict(tol=0.0, max_steps=3000), "STALLED"), ({}, "CONVERGED")])
 @pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
 def test_near_a_minimum_the_verdict_is_of_no_account(options, status, mode):

@@ -107,6 +107,7 @@ def run(loss=edge, data=ROWS, rule=None, **options):
     return gdjax.fit(loss, jnp.zeros(2), data, rule, **dict(key=0) | options)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_run_that_breaks_is_the_run_before(name):
     assert_the_run_before(functools.partial(run, **OPTIONS[name]))

@@ -29,6 +29,7 @@ def fit(rule, **options):
     return gdjax.fit(loss, jnp.zeros(2), X, rule, **dict(batch_size=2, steps=4, key=0, record_every=1, history=("learning_rate",)) | options)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", READ)
 def test_read(name):
     rule, rates = READ[name]

@@ -31,6 +31,7 @@ def loss(x, scale=1.0):
     return scale * jnp.sum(CURVATURES * (x - CENTRE) ** 2)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", RULES)
 def test_the_convention_of_optax(name):
     rule = RULES[name]

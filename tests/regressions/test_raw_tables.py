@@ -41,6 +41,7 @@ def test_a_standardised_table_is_not_called_uneven():
     assert "standardise" not in result.message
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("rule", [None, gdjax.nonlinear_cg(), gdjax.barzilai_borwein(), gdjax.armijo()])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_line_over_years(rule, seed):

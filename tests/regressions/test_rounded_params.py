@@ -23,6 +23,7 @@ def loss(w):
     return jnp.sum((w.astype(jnp.float32) - jnp.array([1.0, 3.0, 0.3])) ** 2 * jnp.array([1.0, 20.0, 5.0])) + 0.1
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("name", RULES)
 def test_what_is_handed_on_is_of_the_rounded_params(name, dtype):

@@ -96,6 +96,7 @@ PATTERNS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("schedule", "steps"), PATTERNS.values(), ids=PATTERNS)
 def test_long_steps_pass_through_minimize(schedule, steps):
     """They raise the loss on the way, which is no failure; at the ends of their patterns they are within their bounds, in float32."""

@@ -29,6 +29,7 @@ def test_the_polynomial_average_weights_points_by_a_polynomial(gamma):
     np.testing.assert_allclose(average, weights @ points / weights.sum(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", AVERAGED)
 @pytest.mark.parametrize("averaging", [0.0, 8.0, jnp.inf])
 def test_what_they_report_is_the_average_of_the_points_after_the_start(name, averaging):
@@ -115,6 +116,7 @@ def test_the_floor_of_the_first_distance_is_that_of_each_leaf():
     assert gdjax.prodigy().init(jnp.full(3, 5.0)).distance == jnp.float32(1e-6)  # what it was, at scales where it moves the params
 
 
+@pytest.mark.one_in(2)
 @every
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_a_gradient_that_is_not_finite_is_left_out(name, bad):
@@ -129,6 +131,7 @@ def test_a_gradient_that_is_not_finite_is_left_out(name, bad):
         np.testing.assert_array_equal(before, now)
 
 
+@pytest.mark.one_in(2)
 @every
 def test_a_first_gradient_of_zero_spoils_nothing(name):
     """Steps begin at the first gradient that says something; derivatives through both are finite."""
@@ -146,6 +149,7 @@ def test_a_first_gradient_of_zero_spoils_nothing(name):
     assert np.all(np.isfinite(slope))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", [*AVERAGED, "d_adaptation"])
 @pytest.mark.parametrize("size", [1e-25, 1e25])
 def test_float32_has_room_for_losses_of_any_unit(name, size):

@@ -75,6 +75,7 @@ def heads(name, probability, steps, key=3):
     return found
 
 
+@pytest.mark.one_in(2)
 @exact
 @pytest.mark.parametrize(
     ("name", "batch_size", "order", "loss"),
@@ -101,6 +102,7 @@ def test_finds_the_solution_of_scikit_learn_with_no_number(name):
     np.testing.assert_allclose(result.params, theirs.coef_[0], atol=1e-8)
 
 
+@pytest.mark.one_in(2)
 @exact
 @every
 def test_resumes_bit_for_bit_and_counts_evaluations(name):
@@ -120,7 +122,7 @@ def test_resumes_bit_for_bit_and_counts_evaluations(name):
 
 @exact
 # One that keeps a table of gradients, and one that comes back to full gradients: the others are made of the same two parts.
-@pytest.mark.parametrize("name", some(ON_DATA, ["saga", "svrg"].__contains__))
+@pytest.mark.parametrize("name", some(ON_DATA, ["svrg"].__contains__))
 def test_a_table_of_learning_rates_is_one_trace_and_equals_the_loop(name):
     traces = []
 
@@ -140,6 +142,7 @@ def test_a_table_of_learning_rates_is_one_trace_and_equals_the_loop(name):
     np.testing.assert_allclose(slope, (moved[0] - moved[1]) / 2e-5, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("dtype", some([jnp.float32, jnp.bfloat16], lambda dtype: dtype == jnp.bfloat16))  # which all else promotes
 @every
 def test_keeps_its_dtypes(name, dtype):
@@ -207,6 +210,7 @@ PROBLEMS = {
 }
 
 
+@pytest.mark.one_in(2)
 @exact
 @pytest.mark.parametrize(
     ("name", "problem", "scale"),

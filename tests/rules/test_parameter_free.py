@@ -97,7 +97,7 @@ def slopes(run, at):
     ("factory", "of"),
     some(
         list(itertools.product(FACTORIES, ["data", "closed over", "start"])),
-        [(gdjax.parameter_free_adam, "data"), (gdjax.parameter_free_sgd, "closed over")].__contains__,
+        [(gdjax.parameter_free_adam, "data")].__contains__,
     ),
 )
 def test_runs_are_differentiable_past_the_first_bound(factory, of):
@@ -113,6 +113,7 @@ def test_runs_are_differentiable_past_the_first_bound(factory, of):
     assert abs(backwards) > 1e-4
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("of", ["data", "closed over", "start"])
 def test_runs_with_a_line_search_are_differentiable(of):

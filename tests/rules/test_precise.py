@@ -350,6 +350,7 @@ def bowl(dtype):
     return lambda w, batch: jnp.mean((batch[0] @ w.astype(jnp.float32) - batch[1]) ** 2), jnp.zeros(4, dtype), (X, X @ jnp.array([1.0, -2.0, 3.0, 0.5]))
 
 
+@pytest.mark.one_in(2)
 @both
 @low
 def test_works_under_fit_and_in_chains(how, dtype):
@@ -362,6 +363,7 @@ def test_works_under_fit_and_in_chains(how, dtype):
     assert gdjax.fit(loss, params, data, last, batch_size=16, steps=400, key=0).params.dtype == dtype
 
 
+@pytest.mark.one_in(2)
 @both
 @pytest.mark.parametrize(
     "make",

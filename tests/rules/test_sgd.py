@@ -37,6 +37,7 @@ def name(case):
     return "-".join(f"{key}={value}" for key, value in case["arguments"].items() if value) or "plain"
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("case", TORCH["cases"], ids=name)
 def test_equals_pytorch(case):

@@ -83,6 +83,7 @@ OF_ANY_UNIT = {  # rules whose numbers are given for a loss in this unit
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("make", OF_ANY_UNIT.values(), ids=OF_ANY_UNIT)
 @pytest.mark.parametrize("unit", [1e-25, 1e25])
 def test_compiled_steps_do_not_know_the_unit_of_the_loss(make, unit):

@@ -88,6 +88,7 @@ def test_polyak_comes_nearer_by_what_its_scaling_promises(scaling):
     assert values.min() <= jnp.sqrt(5) * jnp.linalg.norm(points[0] - 1) / jnp.sqrt(scaling * (2 - scaling) * 40)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", ["absolute", "maximum", *CONVEX])
 def test_polyak_finds_a_minimum_it_is_not_told(name):
     """Goffin and Kiwiel 1999: the best value tends to the minimum, smooth or not, from a first level far too near."""
@@ -113,6 +114,7 @@ ADAPTIVE = {  # (rule, q, what multiplies ‖x_k − x_{k−1}‖², θ₀, leas
 adaptive = pytest.mark.parametrize("method", ADAPTIVE)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("method", "name"), paired(ADAPTIVE, CONVEX))
 def test_what_the_proof_of_adaptive_rates_says_never_grows(method, name):
     """E_k = ‖x_k − x⋆‖² + w‖x_k − x_{k−1}‖² + 2a_{k−1}(1 + qθ_{k−1})(f_{k−1} − f⋆), and with it the sum-type bound on the best value."""
@@ -129,6 +131,7 @@ def test_what_the_proof_of_adaptive_rates_says_never_grows(method, name):
     assert jax.lax.cummin(gaps)[-1] <= second / (2 * jnp.sum(a[1 + begin :])) + 1e-14
 
 
+@pytest.mark.one_in(2)
 @adaptive
 def test_adaptive_rates_are_no_shorter_than_their_multiple_of_one_over_the_smoothness(method):
     make, _, _, _, least = ADAPTIVE[method]
@@ -147,6 +150,7 @@ def test_adaptive_rates_converge_linearly_on_quadratics(method):
     assert values[599] <= 1e-5 * values[300]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("make", [gdjax.adgd, gdjax.adapgm, gdjax.ac_fgm, gdjax.exact_line_search, gdjax.polyak], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("units", [2.0**-53, 2.0**53])
 def test_units_do_not_matter_over_16_orders(make, units):
@@ -165,6 +169,7 @@ def tridiagonal(n):
     return lambda x: x @ (jnp.asarray(matrix) @ x) / 2 - x[0] / 4, minimum
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 1.0])
 def test_ac_fgm_keeps_its_bound_and_its_constant(alpha):
     """f(x_k) − f⋆ ≤ R²/(2β(1 + τ_k)η_{k+1}), known as it runs; and 12 L R²/(k(k + 1)) at α = 0.1, 60 at α = 1, measured."""

@@ -171,6 +171,7 @@ def test_the_weighted_mean_of_d_adaptation_is_as_good_as_its_theorem_says(loss):
 KINDS = [{}, {"betas": (0.0, 0.9)}, {"bias_correction": True, "weight_decay": 1e-4}, {"coefficient": 2.0}, {"growth_rate": 1.5}]
 
 
+@pytest.mark.one_in(3)
 @convex
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_prodigy_never_takes_the_largest_change_for_more_than_it_is(loss, kind):

@@ -34,6 +34,7 @@ def gradients(data, points):
     return jax.vmap(jax.grad(example_loss))(jnp.broadcast_to(points, (N, D)), data)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("low", [0.05, 0.5])
 @pytest.mark.parametrize("seed", range(4))
 def test_saga_contracts_its_lyapunov_function(seed, low):
@@ -128,6 +129,7 @@ RULES = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", RULES)
 def test_rates_along_runs(name):
     """From step 200 to step 600 the mean gap over 8 orders falls at least as fast as its bound."""

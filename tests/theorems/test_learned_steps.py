@@ -44,6 +44,7 @@ def steps_to(accuracy, values, least):
     return int(np.argmax(np.asarray(values) - least <= accuracy * (values[0] - least)))
 
 
+@pytest.mark.one_in(3)
 @losses
 @pytest.mark.parametrize("options", [{}, dict(momentum=None), dict(diagonal=False)], ids=str)
 @pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
@@ -63,6 +64,7 @@ def test_osgm_never_goes_up_and_counts_what_it_evaluates(name, options, scale):
     assert result.evaluations == 51
 
 
+@pytest.mark.one_in(2)
 @losses
 @pytest.mark.parametrize("diagonal", [True, False])
 def test_osgm_regrets_no_more_than_adagrad_may(name, diagonal):
@@ -106,6 +108,7 @@ def test_osgm_with_one_scaling_is_no_worse_than_the_best_fixed_learning_rate(mom
     assert values[-1] <= fixed[-1] * (0.1 if momentum is None else 1e-10)
 
 
+@pytest.mark.one_in(2)
 @losses
 @pytest.mark.parametrize("scale", [0.01, 0.1, 1.0, 10.0, 1e4])
 def test_osgm_forgives_a_wrong_learning_rate(name, scale):

@@ -31,6 +31,7 @@ def states(rule, loss, x, steps):
     return jax.lax.scan(body, (x, rule.init(x)), length=steps)[1]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("factory", RULES)
 @pytest.mark.parametrize("loss", LOSSES)
@@ -45,6 +46,7 @@ def test_the_distance_is_bounded_from_below_on_convex_losses(factory, loss, beta
         assert found[-1] >= 0.02 * norm(np.abs(start))  # and no idle one: the first guess is below 1 % of it
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("factory", RULES)
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3, 1e6])
 def test_gets_there_whatever_the_units_of_the_params(factory, scale):

@@ -45,6 +45,7 @@ def with_exact_steps(memory, x, steps):
     return jnp.stack(points), jnp.stack(directions), model
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("memory", some([2, 3, 5, 8, 12], [2, 5, 12].__contains__))
 def test_exact_steps_on_a_quadratic_are_conjugate_and_end_after_n(memory):
@@ -84,6 +85,7 @@ def test_the_basis_stays_orthonormal(enabled):
         assert np.all(np.linalg.eigvalsh(state.model.inverse) > 0)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("exponent", [-66, -20, 20, 60])
 def test_the_units_of_the_loss_do_not_matter(exponent):
     """In float32 too, where the squares of gradients of 1e20 overflow and those of 1e-20 vanish."""

@@ -47,6 +47,7 @@ def test_minimax_steps_attain_their_bound_on_the_hardest_function(steps, printed
     np.testing.assert_allclose(schedules.bound(schedule, steps, distance, lipschitz), gap, rtol=1e-9)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("name", "suffix", "ours"),
     [("constant", 2.91, 1.61), ("inverse_sqrt", 2.57, 1.37), ("wsd", 2.17, 1.08), ("cosine", 2.06, 1.03), ("linear", 2.01, 1.00)],

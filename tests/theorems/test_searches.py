@@ -70,6 +70,7 @@ def radius(name):
     return np.sum((start - MINIMA.get(name, np.zeros_like(start))) ** 2)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", CONVEX)
 @pytest.mark.parametrize("sufficient", [0.2, 0.5, 0.8])
 def test_armijo_is_as_fast_on_convex_losses_as_its_bound(name, sufficient):
@@ -93,6 +94,7 @@ def test_nonmonotone_references_let_the_loss_rise_and_go_down_all_the_same():
         assert values[-1] < 0.5
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", CONVEX)
 @pytest.mark.parametrize("first", [None, 1e-8, 1e8])
 def test_accelerated_keeps_its_bound(name, first):

@@ -144,6 +144,7 @@ EXACT = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("steps", [*EXACT, 31, 50, 100, 256])
 def test_long_steps_attain_their_bound_on_a_huber_function_and_on_a_quadratic(steps):
     """Grimmer, Shu and Wang 2024: L R²/(2 (1 + 2 Σh)), and Π(h − 1)² the same number."""
