@@ -168,6 +168,7 @@ def test_equals_its_twin_in_optax(case):
     chex.assert_trees_all_close(path(case.make(), wavy, start()), path(case.twin(), wavy, start()), rtol=case.twin_rtol, atol=1e-6)
 
 
+@pytest.mark.one_in(2)
 @exact
 @numbered
 def test_one_trace_serves_all_numbers(case):
@@ -184,6 +185,7 @@ def test_one_trace_serves_all_numbers(case):
     np.testing.assert_allclose(second, flat_path(case.make(case.number / 2), wavy, start(), 3), rtol=1e-5)
 
 
+@pytest.mark.one_in(2)
 @exact
 @every_rule
 def test_jit_changes_nothing(case):
@@ -196,6 +198,7 @@ def test_jit_changes_nothing(case):
         params = optax.apply_updates(params, updates)
 
 
+@pytest.mark.one_in(2)
 @exact
 @numbered
 def test_vmap_over_rules_is_a_loop_over_rules(case):
@@ -217,6 +220,7 @@ def test_vmap_over_params_is_a_loop_over_params(case):
     np.testing.assert_allclose(mapped, jnp.stack(looped), rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.one_in(2)
 @exact
 @numbered
 def test_differentiates_with_respect_to_its_numbers(case):
@@ -230,6 +234,7 @@ def test_differentiates_with_respect_to_its_numbers(case):
 
 
 # The narrowest dtype, which every Python number and float32 promotes, and float32 where NumPy's numbers would be float64: the other three are between these.
+@pytest.mark.one_in(2)
 @every_rule
 @pytest.mark.parametrize(
     ("dtype", "enabled"),
@@ -260,6 +265,7 @@ def test_mixed_dtypes_stay_what_they_are(case):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, rule.init(params))
 
 
+@pytest.mark.one_in(2)
 @every_rule
 def test_strict_promotion_is_kept(case):
     def two_steps(rule, params):
@@ -314,6 +320,7 @@ def test_ignores_extra_arguments_it_does_not_know(case):
     chex.assert_trees_all_equal(plain, with_more)
 
 
+@pytest.mark.one_in(2)
 @every_rule
 def test_params_are_optional_unless_it_needs_them(case):
     rule, params = case.make(), start()
@@ -326,6 +333,7 @@ def test_params_are_optional_unless_it_needs_them(case):
         chex.assert_trees_all_equal(without, with_params)
 
 
+@pytest.mark.one_in(2)
 @every_rule
 def test_says_which_function_of_the_drivers_it_lacks(case):
     rule, params = case.make(), start()
@@ -337,6 +345,7 @@ def test_says_which_function_of_the_drivers_it_lacks(case):
         rule.update(grads, state, params)
 
 
+@pytest.mark.one_in(2)
 @exact
 @rules(lambda case: case.rotation)
 def test_rotating_the_space_rotates_the_path(case):
@@ -351,6 +360,7 @@ def test_rotating_the_space_rotates_the_path(case):
     np.testing.assert_allclose(turned, flat_path(rule, wavy, start()), rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.one_in(2)
 @exact
 @rules(lambda case: case.translation)
 def test_moving_the_origin_moves_the_path(case):
@@ -413,6 +423,7 @@ def test_scalars_of_every_kind_are_params(case, number):
     np.testing.assert_allclose(updates, expected[0], rtol=1e-7)
 
 
+@pytest.mark.one_in(2)
 @rules(lambda case: not case.regularization)  # whose own term has a gradient
 def test_a_gradient_of_zero_moves_nothing_and_breaks_nothing(case):
     rule = case.make()

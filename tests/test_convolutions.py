@@ -78,6 +78,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", WRAPPED)
 @pytest.mark.parametrize("differentiate", ["not", "within", "through"])
 def test_in_what_they_may_be_wrapped(name, differentiate):

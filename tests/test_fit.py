@@ -162,6 +162,7 @@ def counting(loss):
     return counted, calls
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("size", [1, 32, None])
 def test_one_trace_serves_other_numbers(size):
     loss, calls = counting(mean_loss)
@@ -468,6 +469,7 @@ def test_inside_jit_the_same_run(name):
     assert (inside.history["step"][count:] == -1).all()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("make", [lambda: 3, lambda: jax.random.key(3), lambda: jax.random.PRNGKey(3)], ids=["seed", "key", "legacy"])
 def test_a_key_that_is_known_gives_the_same_order_inside_jit(make):
     key = make()

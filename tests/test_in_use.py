@@ -35,6 +35,7 @@ def bare(learning_rate):
     return (lambda params: ()), (lambda grads, state, params=None: (jax.tree.map(lambda g: -learning_rate * g, grads), state))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "rule",
     [

@@ -44,6 +44,7 @@ SHARED = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", SHARED)
 def test_data_stay_shared_between_lanes(name):
     made = set(arrays(jax.make_jaxpr(jax.vmap(jax.jit(SHARED[name])))(RATES).jaxpr))
@@ -69,6 +70,7 @@ def test_hypergradients_of_lanes_are_those_of_single_runs(options):
     np.testing.assert_allclose(jax.grad(lambda rates: jax.vmap(value)(rates).sum())(RATES), alone, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("batch_size", [7, None])
 def test_a_lane_that_breaks_leaves_the_others_and_their_derivatives(batch_size):
     rates = jnp.array([0.1, 1e8, 0.03])

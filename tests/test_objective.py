@@ -87,6 +87,7 @@ def test_opaque_means_in_chunks_equal_numpy(chunk):
     np.testing.assert_allclose(made.grads, gradient, rtol=1e-13)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("rows", range(1, ROWS))
 def test_any_number_of_rows(rows):
@@ -99,6 +100,7 @@ def test_any_number_of_rows(rows):
         np.testing.assert_allclose(objective.value(jnp.asarray(W), batch)[0], whole.value, rtol=1e-14)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5, 6, "auto", Blocks(2), Blocks(2, 2)])
 def test_the_keys_of_examples_do_not_depend_on_the_chunks(chunk):
     batch, key = data(6), jax.random.key(5)

@@ -67,6 +67,7 @@ def test_every_schedule_has_its_row():
     assert factories == {row[0] for row in TABLE}, "add a row to TABLE in tests/test_schedules.py"
 
 
+@pytest.mark.one_in(2)
 @every
 def test_equals_its_transcription_in_numpy(name, schedule, arguments, twin):
     expected = [getattr(reference, name)(step, *arguments) for step in STEPS]

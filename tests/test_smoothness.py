@@ -148,6 +148,7 @@ def test_params_of_16_bits_are_taken_in_32(dtype):
     assert float(found.largest) == pytest.approx(3.0, rel=1e-5)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.5, False), (0.9, True), (0.5, True)])
 def test_the_bound_is_where_runs_diverge(momentum, nesterov):
     loss = lambda w: 0.5 * jnp.sum(jnp.array([1.0, 7.0]) * w**2)  # noqa: E731

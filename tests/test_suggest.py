@@ -156,6 +156,7 @@ def test_modules_that_can_be_called_are_params():
     assert gdjax.suggest(squares, params, (X, Y), batch_size=16, steps=20, key=0, budget=7).value < 20
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("make", [optax.adamw, lambda h, steps: optax.sgd(optax.cosine_decay_schedule(h, steps))])
 def test_optax_factories_as_they_are(make):
     found = gdjax.suggest(loss, jnp.zeros(4), (X, Y), make, batch_size=16, steps=20, key=0, budget=7)

@@ -77,6 +77,7 @@ def test_gradients_are_those_of_numpy(batch_size):
     np.testing.assert_allclose(made.grads, numpy_gradient(START.astype(np.float64), X[:rows], LABELS[:rows]), rtol=2e-4, atol=1e-6)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("batch_size", [1, 10, 25, None])
 @pytest.mark.parametrize("momentum", [None, 0.9])
 def test_runs_are_those_of_numpy(batch_size, momentum):

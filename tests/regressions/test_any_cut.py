@@ -34,6 +34,7 @@ RULES = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", RULES)
 def test_any_cut(name):
     rule, size = RULES[name]

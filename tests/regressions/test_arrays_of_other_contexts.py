@@ -89,6 +89,6 @@ print("right")
 
 
 def test_arrays_of_a_mesh_that_come_in_unseen():
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"}
     done = subprocess.run([sys.executable, "-c", DEVICES], capture_output=True, text=True, timeout=240, env=environment)
     assert done.stdout == "right\n", done.stderr[-3000:]

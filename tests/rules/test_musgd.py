@@ -57,6 +57,7 @@ def run(rule, tensors, compiled):
         x = x + updates
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("compiled", "nesterov"), [(False, True), (True, True), (True, False)])
 @pytest.mark.parametrize(("seed", "shape"), [(80, (3, 7)), (51, (7, 3)), (79, (4, 2, 1, 1)), (5, (2, 3, 2, 2)), (0, (5,)), (0, (2, 2, 3))], ids=str)
 def test_equals_its_transcription_bit_for_bit(compiled, nesterov, seed, shape):

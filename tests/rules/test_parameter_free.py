@@ -147,6 +147,7 @@ def test_the_loss_that_rules_are_offered_has_all_its_derivatives():
         np.testing.assert_allclose(made, wanted, rtol=1e-12)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_under_a_mask_the_first_distance_is_the_fallback(factory):
     """The loss is of all params, and a rule under a mask has some: it begins with 10⁻⁶, as without ``value_fn``."""

@@ -277,6 +277,7 @@ def test_vmap_over_keys_and_params_is_a_loop():
     assert jax.vmap(run)(rules, starts).shape == (3, 2)
 
 
+@pytest.mark.one_in(2)
 @both
 def test_derivatives_pass_the_rounding_as_if_it_were_not_there(how):
     def final(rate, dtype):

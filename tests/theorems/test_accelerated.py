@@ -120,6 +120,7 @@ def test_the_horizon_of_ogm_may_be_an_array():
     np.testing.assert_allclose(finals, [reported(gdjax.ogm(0.25, steps), quadratic(3.0, 1.3), 5.0, 12)[-1] for steps in (3, 12)], rtol=1e-12)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("steps", "table"), [(1, 0.5), (4, 0.1023357662), (10, 0.0251459147)])
 @pytest.mark.parametrize(("smoothness", "distance"), [(1.0, 1.0), (3.0, 2.5)])
 def test_ogm_g_attains_its_worst_case_on_a_huber_function(steps, table, smoothness, distance):

@@ -31,6 +31,7 @@ def states(rule, loss, x, steps):
     return seen
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kept", [1, 4, 0.75, 12])
 def test_ef21_shrinks_its_potential_linearly(kept):
     """Theorem 2: f − f⋆ + (h/θ)‖w − ∇f‖² by 1 − hμ at every step, at the largest learning rate allowed."""

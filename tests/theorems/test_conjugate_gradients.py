@@ -65,6 +65,7 @@ def test_as_many_steps_as_there_are_different_curvatures(beta):
     assert values[3] <= 1e-13 * values[0] < values[2]
 
 
+@pytest.mark.one_in(2)
 @every_beta
 def test_bounds_on_quadratics(beta):
     """f(x_N) − f⋆ ≤ L R²/(2θ_N²), by the optimality of conjugate gradients among all methods, ``ogm`` included; and Chebyshev's 4 ρ^{2N}."""
@@ -124,6 +125,7 @@ def test_fletcher_reeves_descends_as_al_baali_proved(name):
     assert ratios.min() >= -1 / (1 - c) - 1e-6
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("beta", "name"), paired(BETAS, HARD))
 def test_gradients_go_to_zero(beta, name):
     result = gdjax.minimize(HARD[name], jnp.array([-1.2, 1.0, 0.7, 2.0]), gdjax.nonlinear_cg(beta), max_steps=1000, stop=gdjax.stop.grad_norm(1e-6))

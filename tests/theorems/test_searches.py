@@ -110,6 +110,7 @@ def test_accelerated_keeps_its_bound(name, first):
     assert np.all(values <= 2 * radius(name) / (0.4 / smoothness * (n + 1) ** 2) + 1e-13)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("restart", ["gradient", "function"])
 @pytest.mark.parametrize("kappa", [1e2, 1e4])
 def test_restarts_give_a_linear_rate_without_knowledge_of_the_curvatures(restart, kappa):

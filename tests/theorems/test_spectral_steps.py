@@ -71,6 +71,7 @@ def test_which_of_its_steps_is_taken(step, ratio, expected):
     np.testing.assert_array_equal(same.shorts, pairs.shorts)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
 def test_bbq_ends_on_two_curvatures(scale):
