@@ -22,6 +22,7 @@ def tiny(monkeypatch):
     return rows
 
 
+@pytest.mark.full
 def test_report_has_its_fields(tiny, tmp_path, capsys):
     path = tmp_path / "overhead.json"
     assert command_line.main(["overhead", "--rounds", "2", "--rows", "rosenbrock,softmax", "--json", str(path)]) == 0

@@ -79,6 +79,7 @@ def test_all_gradients_whose_memory_is_measured_are_the_same(work):
             np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not memory.footprint.STATUS.exists(), reason="the system does not say how much memory a process has")
 def test_the_report_of_memory(monkeypatch, tmp_path, capsys):
     """Two processes in all: 20 MB of data take at least as much."""

@@ -122,6 +122,7 @@ def test_a_sweep_goes_on_past_an_edge_and_finds_the_best(tiny):
     assert len(high["grid"]) > 3
 
 
+@pytest.mark.full
 def test_end_to_end(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fit, "BEST", tmp_path / "best.json")
     sweeps = fit_methods.sweeps()[:1]

@@ -27,6 +27,7 @@ def short(monkeypatch):
         yield task
 
 
+@pytest.mark.full
 def test_the_report_of_suggest(short, tmp_path, capsys):
     path = tmp_path / "suggest.json"
     assert command.main(["suggest", "--tasks", "softmax_digits", "--json", str(path)]) == 0
@@ -40,6 +41,7 @@ def test_the_report_of_suggest(short, tmp_path, capsys):
     assert "| softmax_digits, sgd 0.9, cosine" in path.with_suffix(".md").read_text()
 
 
+@pytest.mark.full
 def test_sweeps_around_a_rate_are_those_of_single_runs_and_grow_at_an_edge(short):
     way = suggest.WAYS[0]
     found = suggest.swept_around(short, way, 1e-4)  # far too small: the best is at the upper edge

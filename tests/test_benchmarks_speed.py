@@ -39,6 +39,7 @@ def test_the_report_of_gradients(monkeypatch, tmp_path, capsys):
     assert "| gdjax, blocked" in path.with_suffix(".md").read_text()
 
 
+@pytest.mark.full
 def test_programs_outlive_their_process(tmp_path):
     """The second process compiles nothing: all its programs are in the cache. Another learning rate never compiled anything."""
     imports, body = startup.WORK["batches of 32, no rule given"]["gdjax.fit"]

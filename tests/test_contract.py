@@ -301,7 +301,7 @@ def survives(case, wrapper):
     return wrapper != "flatten" or (case.elementwise and not case.functions and not case.searches)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @exact
 @pytest.mark.parametrize(("case", "wrapper"), [pair for pair in in_turn(CASES, [*WRAPPERS]) if survives(*getattr(pair, "values", pair))], ids=str)
 def test_survives_the_wrappers_of_optax(case, wrapper):
@@ -371,6 +371,7 @@ def test_moving_the_origin_moves_the_path(case):
     chex.assert_trees_all_close(back, path(rule, wavy, start()), rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.one_in(2)
 @exact
 @rows(lambda case: case.rescaling is not None)
 def test_rescaling_the_loss_rescales_the_number(case):

@@ -76,7 +76,7 @@ def test_optuna_batches(capsys, settings):
     assert f"{failed} of {trials} trials diverged" in printed
 
 
-@sized({"ORDERS": 2})
+@sized({"ORDERS": 1})
 def test_hypergradients(capsys, settings):
     losses, slopes, traces = main_of("hypergradients", **settings)()
     assert traces == 1

@@ -144,6 +144,7 @@ def test_nested_vmaps_compile_once(caplog):
     assert [each.message for each in caplog.records if "Compiling" in each.message and "linspace" not in each.message] == []
 
 
+@pytest.mark.full
 def test_vmaps_within_vmaps_and_derivatives_are_left_to_one_program():
     nested = jax.vmap(jax.vmap(minimum, (0, None)), (None, 0))(RATES[1:] / 3, jnp.zeros((2, 3)))
     assert nested.params.shape == (2, 3, 3)

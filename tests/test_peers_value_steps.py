@@ -49,6 +49,7 @@ def test_steps_do_not_end_at_small_gradients(rule, size):
     np.testing.assert_allclose(updates, [-size if "ngn" in repr(rule) else -size / 2, 0.0], rtol=1e-12)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("make", [gdjax.sps, gdjax.dec_sps, gdjax.mom_sps, functools.partial(gdjax.ngn, 1.0), functools.partial(gdjax.momo, 0.1, momentum=0.5)])
 def test_no_step_climbs_where_the_loss_is_below_its_bound(make):
     """optax 0.2.8: ``scale_by_polyak`` and ``sps`` go uphill there, and PyTorch code that leaves out the maximum too."""

@@ -149,6 +149,7 @@ def test_trials_are_judged_by_their_own_starts(key):
     assert 0.003 < found.learning_rate < 0.034
 
 
+@pytest.mark.full
 def test_modules_that_can_be_called_are_params():
     net = eqx.nn.MLP(4, 1, 4, 1, key=jax.random.key(0))
     params, static = eqx.partition(net, eqx.is_inexact_array)

@@ -93,6 +93,7 @@ def test_equals_its_transcription_in_numpy(name, batch_size, order, loss):
     np.testing.assert_allclose(ours, getattr(reference, name)(*arguments, **more), rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.one_in(2)
 @exact
 @every
 def test_finds_the_solution_of_scikit_learn_with_no_number(name):

@@ -152,6 +152,7 @@ def test_stochastic_rounding_is_unbiased(dtype, ratio):
     assert abs(landed.mean() - wanted) <= 5 * np.sqrt(variance / n) + 2.0**-23 * gap
 
 
+@pytest.mark.one_in(2)
 @both
 @low
 def test_what_is_not_finite_passes_and_poisons_nothing(how, dtype):
