@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gdjax import data as sources
+from gdjax import data as sources, tree
 from gdjax.checks import check_count, check_model_state, check_params
 from gdjax.contexts import undisturbed
 from gdjax.loop import batches, deterministic, full_batch, host, mini_batch, options as check, step as stepping, stochastic, traced, traced_batches
@@ -185,7 +185,6 @@ def _full_batch(inside, rule, data, steps, stop, history, record_every, progress
     stepping.check_rate(names, rule, params)
     stop = check.stopping_rule(None, stop, params)
     resume = check.check_resume(resume, full_batch.Resumable, params, rule, stop, params if services.keep_best else (), key, objective.stochastic)
-    check.check_not_past(resume, None, int(steps))
     run: dict[str, Any] = dict(
         objective=objective,
         rule=rule,
@@ -256,6 +255,7 @@ def _of_stream(objective, params, model_state, data, key):
     while stream.epoch < 0 or not stream.epoch_is_over:
         batch = stream.take()
         rows = leading(batch)
-        total += rows * stepping.value(objective, params, model_state, batch, key)[0]
+        value = stepping.value(objective, params, model_state, batch, key)[0]
+        total += rows * value.astype(tree.dtype_of(value))
         count += rows
     return total / count

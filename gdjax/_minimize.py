@@ -78,7 +78,7 @@ def minimize(
         raise TypeError(f"args is {type(args).__name__}; wanted a tuple of the further arguments of fun: type args=(X, y), or args=(X,) for one.")
     objective = declared(fun, has_aux, False, None, "auto", None if isinstance(fun, FiniteSum) else len(args), "fun")
     if not objective.splat and len(args) != 1:
-        raise ValueError(f"args has {len(args)} entries and fun is a finite_sum, which takes one, its data: type args=((X, y),).")
+        raise ValueError(f"args has {len(args)} entries and fun is a finite_sum, which takes one, its data; wanted that alone: type args=((X, y),).")
     args = check_arrays("args", args) if objective.splat else (as_examples(args[0], "args[0]"),)
     stop = stopping_rule(tol, stop, params)
     check_rate(history, rule, params)

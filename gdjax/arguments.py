@@ -14,7 +14,7 @@ import functools
 import inspect
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
@@ -194,7 +194,7 @@ class Factory(Generic[Given, Made]):
         except TypeError as error:
             raise TypeError(f"{self.__name__}: {_unexpected(signature, args, kwargs) or error}; wanted {self.__name__}{signature}.") from None
         try:
-            leaves, treedef = jax.tree.flatten((given.args, given.kwargs))  # sgd(0.1) is sgd(learning_rate=0.1)
+            leaves, treedef = jax.tree.flatten((given.args, given.kwargs), lambda x: isinstance(x, Iterator))  # sgd(0.1) is sgd(learning_rate=0.1)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{self.__name__}: {error} wanted numbers, or dicts with keys of one kind: type {self.__name__}{signature}.") from None
         leaves = [int(x) if isinstance(x, np.integer) and is_whole(x) else native(x) for x in leaves]  # static, as other ints

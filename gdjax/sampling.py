@@ -166,7 +166,7 @@ def _factory(name: str, factory: Any, axes: dict[str, Any]) -> Any:
     parameters = signature_of(factory).parameters
     known = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and (unknown := [axis for axis in axes if axis not in {p.name for p in known}]):
-        raise TypeError(f"{name}: unknown arguments {', '.join(unknown)}; this factory has {', '.join(p.name for p in known)}.")
+        raise TypeError(f"{name}: unknown arguments {', '.join(unknown)}; wanted some of {', '.join(p.name for p in known)}, which this factory has.")
     return lift(factory)
 
 

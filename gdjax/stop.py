@@ -268,9 +268,10 @@ def plateau(patience: int, atol: Number = 0.0, rtol: Number = 0.0):
     def check(seen, state):
         best, waited = state
         margin = jnp.where(jnp.isfinite(best), jnp.maximum(atol, rtol * jnp.abs(best)), 0)
-        better = seen.value < best - margin
+        value = seen.value.astype(best.dtype)
+        better = value < best - margin
         waited = jnp.where(better, 0, waited + 1).astype(jnp.int32)
-        best = jnp.where(better, seen.value, best).astype(best.dtype)
+        best = jnp.where(better, value, best)
         return jnp.where(waited >= patience, Status.STOPPED, RUNNING).astype(jnp.int32), (best, waited)
 
     return Functions(init, check)

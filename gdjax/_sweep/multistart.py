@@ -13,7 +13,7 @@ from gdjax._sweep.found import BEST, Sweep, text_table
 from gdjax._sweep.run import checked_block, sweep
 from gdjax.arguments import short
 from gdjax.brief import brief_repr
-from gdjax.checks import check_count, check_params
+from gdjax.checks import check_count, check_params, check_takes
 from gdjax.contexts import promoting, undisturbed
 from gdjax.data import check_key
 from gdjax.loop.signals import attach
@@ -121,6 +121,8 @@ def multistart(
             raise TypeError(f"multistart: {name} is {short(function)}; wanted a function of params: type lambda params: gdjax.minimize(fun, params).")
     if not callable(params_sampler):
         raise TypeError(f"multistart: params_sampler is {short(params_sampler)}; wanted a function of a key that draws params: type jax.random.normal.")
+    check_takes(run, ["params"], "run")
+    check_takes(params_sampler, ["key"], "params_sampler")
     if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 < tolerance < np.inf):
         raise ValueError(f"multistart: tolerance is {short(tolerance)}; wanted a distance above 0, or None: type tolerance=1e-3.")
     checked_block(block, mesh, "multistart")

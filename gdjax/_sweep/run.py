@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 from gdjax import tree
 from gdjax._sweep.found import Sweep, count_of, groups_of
 from gdjax.arguments import is_array, is_whole, short, signature_of
-from gdjax.checks import check_share
+from gdjax.checks import check_share, check_takes
 from gdjax.contexts import undisturbed
 from gdjax.data import as_arrays, check_key
 from gdjax.loop import host
@@ -355,6 +355,7 @@ def _checked_rungs(run: Any, score: Any, rungs: Any, keep: Any, keyed: bool) -> 
         raise TypeError(f"sweep: score is {short(score)}; wanted a function of what run returns: type score=lambda result: result.value.")
     if not callable(run):
         raise TypeError(f"sweep: run is {short(run)}; wanted a function of a rule: type lambda rule: gdjax.fit(..., rule, ...).")
+    check_takes(run, ["rule", "key"] if keyed else ["rule"], "run")
     check_share("sweep", "keep", keep, "1/3")
     if rungs is None:
         return ()

@@ -166,7 +166,7 @@ class Stream:
         while len(block) < most and self._is_ahead(shapes):
             if time.monotonic() - started > seconds:
                 size = 1 << (len(block).bit_length() - 1)
-                self.read.extend([*block[size + 1 :], self.ahead] if size < len(block) else [])
+                self.read.extendleft(reversed([*block[size + 1 :], self.ahead] if size < len(block) else []))
                 block, self.ahead = block[:size], block[size] if size < len(block) else self.ahead
                 break
             block.append(self.take())

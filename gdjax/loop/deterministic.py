@@ -26,7 +26,7 @@ class Progress(NamedTuple):
     state: stepping.State
     seen: Seen
     stop_state: Any
-    square: Any  # ‖u‖² of the last update where something asks for it, else ()
+    update_norm: Any  # ‖u‖ of the last update where something asks for it, else ()
     learning_rate: Any  # float32, of the last step, where history asks for it, else ()
 
     __repr__ = brief_repr
@@ -66,8 +66,8 @@ def begin(objective, rule, params, batch, key, model_state, stop, names) -> Prog
     """Before the first step."""
     state = stepping.start(rule, params, model_state, key)
     dtype = tree.dtype_of(params)
-    square = jnp.asarray(jnp.inf, dtype) if stop.build().needs_update or "update_norm" in names else ()
-    return Progress(state, unseen(params), stop.build().init(), square, jnp.float32(jnp.nan) if "learning_rate" in names else ())
+    moved = jnp.asarray(jnp.inf, dtype) if stop.build().needs_update or "update_norm" in names else ()
+    return Progress(state, unseen(params), stop.build().init(), moved, jnp.float32(jnp.nan) if "learning_rate" in names else ())
 
 
 def open_run(objective, progress: Progress, batch, names, capacity: int, keep_previous: bool) -> Run:
@@ -90,6 +90,7 @@ def loop(objective, rule, run: Run, batch, stop, until, max_steps, record_every,
     ``trips``, where given, bounds the steps so that reverse-mode derivatives exist; ``fresh``: it also is their number, from the first.
     ``compact``: all arrays are on one CPU, and small steps may be one kernel. ``confirms``: a verdict that wants a closer look gets it here, not from the host.
     """
+    until = jnp.maximum(until, run.progress.state.step + 1)  # one point at least: a run that is resumed may have made all steps asked for, and more
     every = EVERY_SEARCH if stepping.evaluates_itself(objective, rule, run.progress.state, batch) else EVERY
     closer = functools.partial(look_closer, objective, stop, batch) if confirms and stopping.unconfirmed(stop) else None
     body = functools.partial(_body, objective=objective, batch=batch, stop=stop, max_steps=max_steps, record_every=record_every, names=names, closer=closer)
@@ -232,11 +233,14 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
     before = run.last or (run.value, run.grad_norm)
     grad_norm = tree.norm(evaluation.grads).astype(dtype)
     seen = progress.seen._replace(previous_value=before[0], previous_grad_norm=before[1])
-    update_norm = jnp.full_like(value, jnp.nan) if isinstance(progress.square, tuple) else jnp.sqrt(progress.square)
+    update_norm = jnp.full_like(value, jnp.nan) if isinstance(progress.update_norm, tuple) else progress.update_norm
     code, reason, stop_state = judge(seen, state.step, max_steps, value, grad_norm, update_norm, state.params, stop, progress.stop_state)
     if closer is not None:
-        noted = look(seen, state.step, value, grad_norm)
+        noted, said = look(seen, state.step, value, grad_norm), code
         code, reason, stop_state, evidence = closer(state, noted, value, grad_norm, Verdict(code, reason, stop_state, evidence))
+        # What a CONVERGED that does not stand has hidden: the verdict of an inspection, and the end of the steps.
+        hidden = jnp.where(seen.pending != RUNNING, seen.pending, jnp.where(state.step >= max_steps, Status.MAX_STEPS, RUNNING))
+        code = jnp.where((said == Status.CONVERGED) & (code == RUNNING), hidden, code).astype(jnp.int32)
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
 
     def move(evaluation):
@@ -245,7 +249,7 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
             state=new._replace(evaluations=state.evaluations + count + more),
             seen=progress.seen,
             stop_state=stop_state,
-            square=progress.square if isinstance(progress.square, tuple) else tree.vdot(updates, updates).astype(dtype),
+            update_norm=progress.update_norm if isinstance(progress.update_norm, tuple) else tree.norm(updates).astype(dtype),
             learning_rate=() if isinstance(progress.learning_rate, tuple) else jnp.asarray(stepping.learning_rate(rule, state.rule_state, new.rule_state)),
         )
 

@@ -26,9 +26,9 @@ from jax import lax
 from gdjax import tree
 from gdjax.typing import Grads, Params
 
-NUDGES, CONJUGATES = 2, 8  # gradients taken a unit in the last place away; along conjugate directions, at most
+NUDGES, CONJUGATES = 2, 20  # gradients taken a unit in the last place away; along conjugate directions, at most
 DISCERNIBLE = 2  # times its rounding, above which an entry of a gradient says something
-SOLVED = 1e-3  # of ‖s‖, below which the rest of H w − s changes the numbers little
+SOLVED = 1e-7  # of ‖s‖, below which the rest of H w − s is left: a steep direction must not hide a flat one
 NEARBY, UNITS = 2.0**-10, 8  # l‖p‖/‖x‖, and units in the last place it holds at least: above rounding, and near enough for a curvature
 FROM_THE_START = 1e-2  # ‖x‖ counts as this share of |x₀| at least: about a minimum at 0 rounding is no longer relative to x
 
@@ -71,7 +71,7 @@ def largest(params: Params) -> Any:
 
 
 def look_closer(gradient, params: Params, initial_size) -> Evidence:
-    """At most eleven gradients near a point, and what they say.
+    """At most 23 gradients near a point, and what they say.
 
     Args:
         gradient: params -> the gradient, like params.
@@ -120,8 +120,8 @@ def _solve(look: _Look, there: Grads, reach) -> _Look:
     near, and a later one is as long as rounding lets it be at least.
     """
     bent, first = tree.subtract(look.grads, there), look.turn == NUDGES + 1
-    seen, doubt = _dot(bent, look.direction) / reach, _dot(look.noise, jax.tree.map(jnp.abs, look.direction)) / reach
-    convex = jnp.isfinite(seen) & (seen > doubt)
+    seen, doubt = _finite(_dot(bent, look.direction) / reach), _dot(look.noise, jax.tree.map(jnp.abs, look.direction)) / reach
+    convex = seen > doubt
     curvature = jnp.where(convex, seen - doubt, jnp.where(first, jnp.inf, jnp.maximum(seen, 0) + doubt))  # pᵀHp
     rate = look.square / curvature
     left = tree.add_scaled(look.residual, -rate / reach, bent)
@@ -136,6 +136,10 @@ def _solve(look: _Look, there: Grads, reach) -> _Look:
         decrease=look.decrease + rate * look.square / 2,
         goes_on=convex & (square > SOLVED**2 * look.first),
     )
+
+
+def _finite(x):
+    return jnp.where(jnp.isfinite(x), x, jnp.nan)  # a gradient that overflows on the way says nothing of a curvature
 
 
 def _above(numbers, noise):

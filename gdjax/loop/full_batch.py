@@ -47,10 +47,10 @@ def capacity_for(records: int) -> int:
 def resumed(before: Progress, stop, names) -> Progress:
     """The progress of an earlier run for one that records other things: what only they need begins unknown."""
     unknown = jnp.full_like(before.seen.previous_value, jnp.nan)
-    squared, rated = stop.build().needs_update or "update_norm" in names, "learning_rate" in names
-    square = () if not squared else unknown if isinstance(before.square, tuple) else before.square
+    moving, rated = stop.build().needs_update or "update_norm" in names, "learning_rate" in names
+    moved = () if not moving else unknown if isinstance(before.update_norm, tuple) else before.update_norm
     rate = () if not rated else jnp.float32(jnp.nan) if isinstance(before.learning_rate, tuple) else before.learning_rate
-    return before._replace(square=square, learning_rate=rate)
+    return before._replace(update_norm=moved, learning_rate=rate)
 
 
 def on_host(*, progress, services: Services = NO_SERVICES, **run) -> Result:
@@ -67,18 +67,19 @@ class _Driver:
     def __init__(self, services, *, objective, rule, params, batch, stop, max_steps, names, record_every, resume, key=None, model_state=None):
         self.batch, self.held_out = host.on_device((batch, services.validation))  # on the device once, not per segment
         self.as_given, self.objective = objective, objective.laid_out(self.batch)
-        self.rule, self.stop, self.max_steps, self.record_every, self.services = rule, stop, max_steps, record_every, services
+        self.rule, self.stop, self.record_every, self.services = rule, stop, record_every, services
         self.names = tuple(name for name in names if name != "validation")  # which is no business of the program
         start = (self.objective, rule, params, self.batch, key, model_state, stop, self.names)
         self.at = _begin(*start) if resume is None else resumed(resume.progress, stop, self.names)
         self.step = self.begun_at = int(self.at.state.step)
+        self.max_steps = max(max_steps, self.step)
         self.before, self.made = None, None
         fresh = unwatched(services, rule, self.at.state)
         known = resume is not None and jax.tree.structure(resume.watched) == jax.tree.structure(fresh)
         self.watched: Any = resume.watched if resume is not None and known else fresh
         self.told = self.begun_at if known else self.begun_at - 1  # the step up to which points have been looked at
         self.history = _History(names, record_every, resume, self.step, self.at.seen.initial_value.dtype)
-        self.capacity = SMALLEST if services.any else capacity_for((max_steps - self.step) // record_every + 2)
+        self.capacity = SMALLEST if services.any else capacity_for((self.max_steps - self.step) // record_every + 2)
         work = 10 * tree.size(self.at.state.params) + sum(getattr(x, "size", 1) for x in jax.tree.leaves(self.batch))
         self.began = (params, model_state), work
         self.compact = one_kernel.possible(self.at, self.batch)
@@ -189,7 +190,7 @@ class _Driver:
 
     def _result(self, run: Run) -> Result:
         made = finish(run, self.objective, self.rule, self.batch, self._resumable(run.progress), reasons(self.stop))
-        made = compared(made, self.services, self.watched, self.objective, self.batch) if self.services.watches else made
+        made = compared(made, self.services, self.watched, self.objective, self.batch, run.progress.state) if self.services.watches else made
         broke = self.held_out is not None and self.told > 0 and not np.isfinite(float(self.watched.validation))
         made = hindsight.told(made, validation_broke=np.int32(self.told)) if broke else made
         made = hindsight.of_inputs(made, {"args" if self.objective.splat else "data": self.batch, "validation": self.held_out})
@@ -268,14 +269,16 @@ def as_numpy(*numbers: Any) -> tuple[Any, ...]:
     return numbers if any(isinstance(x, Tracer) for x in numbers) else tuple(jax.device_get(numbers))
 
 
-def _reported(objective, rule, state, batch, converged, params, value, grad_norm) -> tuple[Any, Any, Any]:
-    """The point that a rule reports instead of the one where it takes gradients, and the value and gradient norm there."""
+def _reported(objective, rule, state, batch, converged, here) -> tuple[Any, Any, Any, Any]:
+    """(params, value, gradient norm, aux) of the point that a rule reports instead of the one ``here``, where it takes gradients."""
+    params, value, grad_norm, aux = here
     reported = rule.eval_params(state.rule_state, params)
     there = stepping.value_and_grad(objective, reported, state.model_state, batch, stepping.step_key(objective, state), None)
     norm = tree.norm(there.grads)
     # CONVERGED is said of the point where gradients are taken: if an average of the way there is not as good, that point is what was asked for.
     behind = converged & (norm > grad_norm)
-    return tree.where(behind, params, tree.cast_like(reported, params)), pick(behind, value, there.value), pick(behind, grad_norm, norm)
+    params, aux = tree.where(behind, (params, aux), (tree.cast_like(reported, params), there.aux))
+    return params, pick(behind, value, there.value), pick(behind, grad_norm, norm), aux
 
 
 def finish(run: Run, objective, rule, batch, resumable: Resumable, reasons: tuple[str, ...]) -> Result:
@@ -283,9 +286,9 @@ def finish(run: Run, objective, rule, batch, resumable: Resumable, reasons: tupl
     state, seen = run.progress.state, run.progress.seen
     last, value, grad_norm = run.previous or (state.params, run.value, run.grad_norm)
     made, broke, count, spent, code = as_numpy(state.step, run.broke, run.count, state.evaluations, run.code)
-    params, steps, evaluations = last, host.on_device(made - broke), host.on_device(spent + count)
+    params, aux, steps, evaluations = last, run.aux, host.on_device(made - broke), host.on_device(spent + count)
     if rule.eval_params is not None:
-        params, value, grad_norm = _reported(objective, rule, state, batch, code == Status.CONVERGED, params, value, grad_norm)
+        params, value, grad_norm, aux = _reported(objective, rule, state, batch, code == Status.CONVERGED, (params, value, grad_norm, aux))
         evaluations = evaluations + 1
     diagnosis = Diagnosis(
         initial_value=pick(made == 0, run.value, seen.initial_value),
@@ -307,7 +310,7 @@ def finish(run: Run, objective, rule, batch, resumable: Resumable, reasons: tupl
         evaluations=evaluations,
         history=resumable.history,
         state=resumable._replace(progress=run.progress._replace(state=without_key(state._replace(params=last, step=steps)))),
-        aux=run.aux,
+        aux=aux,
         rule=rule,
         model_state=state.model_state,
         diagnosis=diagnosis,
@@ -316,16 +319,16 @@ def finish(run: Run, objective, rule, batch, resumable: Resumable, reasons: tupl
     )
 
 
-def compared(result: Result, services: Services, watched, objective, batch) -> Result:
-    """The result of a run whose points were compared."""
+def compared(result: Result, services: Services, watched, objective, batch, state) -> Result:
+    """The result of a run whose points were compared; ``state``: its last, with the key as it was given."""
     validation = None if services.validation is None else jnp.where(jnp.isfinite(watched.metric), watched.metric, jnp.nan)
     result = dataclasses.replace(result, best_step=watched.epoch, best_validation=validation, keep="best" if services.keep_best else "last")
-    return _with_the_best(result, watched, objective, batch) if services.keep_best else result
+    return _with_the_best(result, watched, objective, batch, state) if services.keep_best else result
 
 
-def _with_the_best(result: Result, watched, objective, batch) -> Result:
+def _with_the_best(result: Result, watched, objective, batch, state) -> Result:
     """The result with the params of the best epoch, and of them what is said of params: one more evaluation."""
-    value, grad_norm, aux = best_point(objective, watched, result.state.progress.state, batch)
+    value, grad_norm, aux = best_point(objective, watched, state, batch)
     # That the run has converged is not true of another point.
     code, epoch, steps = as_numpy(result.code, watched.epoch, result.steps)
     elsewhere = (code == Status.CONVERGED) & (epoch != steps)

@@ -257,6 +257,8 @@ def _first_not_finite(leaf) -> tuple[int, float | None]:
     if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.floating) or not getattr(leaf, "is_fully_addressable", True):
         return -1, None
     array = np.asarray(leaf)
+    if not array.size:
+        return -1, None
     rows = array.reshape(1, -1) if array.ndim == 0 else array.reshape(len(array), -1)
     block = max(1, (1 << 20) // max(rows.shape[1], 1))
     for first in range(0, len(rows), block):
@@ -279,7 +281,7 @@ def _unevenness(leaf) -> float:
     """The largest column of a matrix over its smallest that is not 0, in the root of the mean square; 1 for all else."""
     if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.floating) or np.ndim(leaf) != 2:
         return 1.0
-    if not getattr(leaf, "is_fully_addressable", True):
+    if not getattr(leaf, "is_fully_addressable", True) or not np.size(leaf):
         return 1.0
     some = np.asarray(np.asarray(leaf)[:: max(1, len(leaf) // MOST_ROWS)], np.float64)
     sizes = np.sqrt(np.mean(some**2, axis=0))

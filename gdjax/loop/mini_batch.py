@@ -220,7 +220,7 @@ class _Driver:
         if broke == 0:
             raise_not_finite(*_at_start(self.plan, met, block))
         known = dict(initial_value=met.initial_value, initial_grad_norm=met.initial_grad_norm, learning_rate=met.learning_rate)
-        run, before = self._again(self.plan, broke - 1)
+        run, before = self._again(self.plan, max(broke - 1, self.first))
         return run._replace(progress=run.progress._replace(**known)), before._replace(started=seen.started)
 
     def _recorded(self, plan: Plan, progress, block: Block, reach: int) -> tuple[Run, Summary]:
@@ -322,7 +322,7 @@ def _host_copy(progress):
 
 def _at_start(plan, progress, block) -> tuple[float, float]:
     """Loss and gradient norm of the first batch."""
-    numbers = Numbers(*[jnp.int32(1)] * 5, offset=jnp.int32(0))
+    numbers = Numbers(*[jnp.int32(1)] * 5, offset=jnp.int32(0))._replace(per_epoch=jnp.int32(block.per_epoch))
     batch, weights = fetch(plan, block.data, block.rows, numbers, jnp.int32(0))
     state = progress.state
     inputs = (state.params, state.model_state, batch, stepping.step_key(plan.objective, state), weights)

@@ -41,7 +41,7 @@ def check_length(stream, batch_size, count, epochs, steps) -> None:
     if batch_size is not None and batch_size > count:
         raise ValueError(f"batch_size is {batch_size}, but data has {count} examples; wanted 1 <= batch_size <= {count}, or batch_size=None for all of them.")
     if (epochs is None) == (steps is None):
-        given = "neither epochs nor steps was given" if epochs is None else f"both epochs={epochs} and steps={steps} were given"
+        given = "neither epochs nor steps was given" if epochs is None else f"both epochs={short(epochs)} and steps={short(steps)} were given"
         raise ValueError(f"{given}; wanted one of the two, the length of the run: type epochs=10 or steps=1000.")
     check_count("epochs" if steps is None else "steps", epochs if steps is None else steps, 0)
 

@@ -138,7 +138,7 @@ def held_out(objective: Objective, params, model_state, data, key):
     """The loss of data in memory, or of the batches of a stream that were kept: their mean, each counted by its rows."""
     if not isinstance(data, Stacks):
         return value(objective, params, model_state, data, key)[0]
-    of_batch = lambda batch: value(objective, params, model_state, batch, key)[0]  # noqa: E731
+    of_batch = lambda batch: value(objective, params, model_state, batch, key)[0].astype(tree.dtype_of(params))  # noqa: E731
     rows = [np.shape(jax.tree.leaves(stack)[0])[:2] for stack in data.batches]
     sums = [each * jnp.sum(jax.lax.map(of_batch, stack)) for (_, each), stack in zip(rows, data.batches, strict=True)]
     return sum(sums[1:], sums[0]) / sum(batches * each for batches, each in rows)

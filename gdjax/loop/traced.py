@@ -102,7 +102,7 @@ def _watched(static: Static, inputs: Inputs, batch, first, ends: tuple[str, ...]
     columns = _columns(made, static, first) | {"validation": held_out}
     resumable = deterministic.Resumable(made.progress, {name: columns[name] for name in ("step", *names)}, watched)
     result = finish(made, static.objective, inputs.rule, batch, resumable, ends)
-    return compared(result, services, watched, static.objective, batch)
+    return compared(result, services, watched, static.objective, batch, made.progress.state)
 
 
 def _hoisted(objective, params, batch):

@@ -80,7 +80,9 @@ def settled(code, moved, value, grad_norm, stop) -> Any:
 def close(seen: Seen, code, reason, members: int, step, value, grad_norm) -> tuple[Seen, Any, Any]:
     """What the last evaluation of a run says in the light of the whole: (seen, code, which stopping rule or −1)."""
     worse = (code == Status.MAX_STEPS) & _ended_worse(seen, value, grad_norm)
-    overflowed = (code == Status.NONFINITE) & (step > 0) & (jnp.isinf(value) | _was_growing(seen))
+    # An infinite loss after steps that all went down is the edge of a domain, not a step too long.
+    fell = (step > 2) & (seen.previous_value < seen.initial_value) & (seen.previous_grad_norm <= seen.initial_grad_norm)
+    overflowed = (code == Status.NONFINITE) & (step > 0) & ((jnp.isinf(value) & ~fell) | _was_growing(seen))
     code = jnp.where(worse | overflowed, Status.DIVERGED, code).astype(jnp.int32)
     by_rule = (code == Status.CONVERGED) | (code == Status.STOPPED)
     reason = jnp.where(by_rule, 0 if members == 1 else reason, -1).astype(jnp.int32)

@@ -82,14 +82,14 @@ def _by_value(function) -> Held:
 def _known(make, count: int, owners) -> Held:
     place = tuple(map(id, owners))  # of objects that live: an entry goes before its numbers can be another's
     if place not in _KNOWN:
-        gone = lambda _: _forget(place)  # noqa: E731
+        gone = functools.partial(_forget, place)
         references = tuple(weakref.ref(owner, gone) for owner in owners)
         _KNOWN[place] = held = Held(make, references[:count])
         held.remembered["references"] = references  # these tell of the end of those beside
     return _KNOWN[place]
 
 
-def _forget(place) -> None:
+def _forget(place, _) -> None:
     held = _KNOWN.pop(place, None)
     if held is not None:
         held.remembered.clear()
