@@ -26,7 +26,7 @@ def check_callable(fun: Any, name: str) -> Any:
     try:
         hash(fun)
     except TypeError:
-        raise TypeError(f"{name} ({type(fun).__name__}) is not hashable, so no program is kept for it; wanted a function: type lambda *a: {name}(*a).") from None
+        raise TypeError(f"{name} ({type(fun).__name__}) is not hashable, so its program is not kept; wanted a function: type lambda *a: {name}(*a).") from None
     return fun
 
 
