@@ -355,9 +355,9 @@ def _checked_rungs(run: Any, score: Any, rungs: Any, keep: Any, keyed: bool) -> 
         raise TypeError(f"sweep: score is {short(score)}; wanted a function of what run returns: type score=lambda result: result.value.")
     if not callable(run):
         raise TypeError(f"sweep: run is {short(run)}; wanted a function of a rule: type lambda rule: gdjax.fit(..., rule, ...).")
-    check_takes(run, ["rule", "key"] if keyed else ["rule"], "run")
     check_share("sweep", "keep", keep, "1/3")
     if rungs is None:
+        check_takes(run, ["rule", "key"] if keyed else ["rule"], "run")
         return ()
     given = rungs.tolist() if isinstance(rungs, (np.ndarray, jax.Array)) and rungs.ndim == 1 else rungs
     steps = tuple(given) if isinstance(given, (list, tuple, range)) and all(map(is_whole, given)) else ()

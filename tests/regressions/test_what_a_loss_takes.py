@@ -43,3 +43,14 @@ def test_functions_that_do_not_say_what_they_take_are_called():
 
     for loss in (Loss(), jax.jit(lambda w, scale=1.0: jnp.sum((w - scale) ** 2)), lambda *w: jnp.sum((w[0] - 1) ** 2)):
         assert gdjax.minimize(loss, W).status == gdjax.Status.CONVERGED
+
+
+def test_runs_of_sweeps_and_of_many_starts():
+    square = lambda w: jnp.sum((w - 1) ** 2)  # noqa: E731
+    rules = gdjax.grid(gdjax.gd, learning_rate=[0.1, 0.2])
+    with pytest.raises(TypeError, match=r"run takes \(rule\).*called as run\(rule, key\)"):
+        gdjax.sweep(lambda rule: gdjax.minimize(square, W, rule), rules, keys=range(2))
+    with pytest.raises(TypeError, match=r"run takes \(rule, key\).*called as run\(rule\)"):
+        gdjax.sweep(lambda rule, key: gdjax.minimize(square, W, rule), rules)
+    with pytest.raises(TypeError, match=r"params_sampler takes \(\).*called as params_sampler\(key\)"):
+        gdjax.multistart(lambda x: gdjax.minimize(square, x), lambda: W, 4, key=0)
