@@ -86,7 +86,7 @@ def _positive_count(factory, name, value):
 
 
 def _either(*rules):
-    functions = [rule.build() for rule in rules]
+    functions = [member.build() for rule in rules for member in rule.members()]
 
     def init():
         return tuple(f.init() for f in functions)

@@ -151,8 +151,8 @@ def test_another_version_of_xla_compiles_as_usual(monkeypatch):
 def test_random_loops():
     """A share of tests/fuzz, which is run whole for every version of jaxlib that may make kernels."""
     fuzz = Path(__file__).parent / "fuzz" / "fuzz_one_kernel.py"
-    done = subprocess.run([sys.executable, fuzz, "--count", "12", "--runs", "3", "--first", "900000"], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, fuzz, "--count", "20", "--runs", "4", "--first", "900000"], capture_output=True, text=True, timeout=600)
     found = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == 0, found
-    assert (found["loops"], found["runs"]) == (12, 3)
-    assert found["kernels"] > 6
+    assert (found["loops"], found["runs"]) == (20, 4)
+    assert found["kernels"] > 10

@@ -12,7 +12,7 @@ from jax import lax
 from gdjax import stop as stopping, tree
 from gdjax.brief import brief_repr
 from gdjax.loop import evidence as evidences, lanes, one_kernel, step as stepping
-from gdjax.loop.verdict import EVERY, EVERY_SEARCH, Seen, close, inspect, judge, look, settled, unseen
+from gdjax.loop.verdict import EVERY, EVERY_SEARCH, Seen, close, inspect, judge, look, settled, unseen, without_rules
 from gdjax.parts import convolutions, turned
 from gdjax.result import RUNNING, Status
 
@@ -238,9 +238,7 @@ def _body(run: Run, *, objective, rule, batch, stop, max_steps, record_every, na
     if closer is not None:
         noted, said = look(seen, state.step, value, grad_norm), code
         code, reason, stop_state, evidence = closer(state, noted, value, grad_norm, Verdict(code, reason, stop_state, evidence))
-        # What a CONVERGED that does not stand has hidden: the verdict of an inspection, and the end of the steps.
-        hidden = jnp.where(seen.pending != RUNNING, seen.pending, jnp.where(state.step >= max_steps, Status.MAX_STEPS, RUNNING))
-        code = jnp.where((said == Status.CONVERGED) & (code == RUNNING), hidden, code).astype(jnp.int32)
+        code = jnp.where((said == Status.CONVERGED) & (code == RUNNING), without_rules(seen, state.step, max_steps), code).astype(jnp.int32)
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
 
     def move(evaluation):

@@ -59,10 +59,14 @@ def judge(seen: Seen, step, max_steps, value, grad_norm, update_norm, params, st
     params_norm = tree.norm(params) if stop.build().needs_update else jnp.full_like(value, jnp.nan)
     shown = stopping.Observation(value, seen.previous_value, grad_norm, seen.initial_grad_norm, update_norm, params_norm)
     code, reason, stop_state = stopping.codes(stop, shown, stop_state)
-    code = jnp.where(code == RUNNING, seen.pending, code)
-    code = jnp.where((code == RUNNING) & (step >= max_steps), Status.MAX_STEPS, code)
+    code = jnp.where(code == RUNNING, without_rules(seen, step, max_steps), code)
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
     return jnp.where(finite, code, Status.NONFINITE).astype(jnp.int32), reason, stop_state
+
+
+def without_rules(seen: Seen, step, max_steps) -> Any:
+    """The verdict where no stopping rule holds, or none that stands: that of the last inspection, or that all steps are made."""
+    return jnp.where((seen.pending == RUNNING) & (step >= max_steps), Status.MAX_STEPS, seen.pending)
 
 
 def settled(code, moved, value, grad_norm, stop) -> Any:

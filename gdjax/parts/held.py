@@ -80,7 +80,7 @@ def _by_value(function) -> Held:
 
 
 def _known(make, count: int, owners) -> Held:
-    place = tuple(map(id, owners))  # of objects that live: an entry goes before its numbers can be another's
+    place = (count, *map(id, owners))  # of objects that live: an entry goes before its numbers can be another's
     if place not in _KNOWN:
         gone = functools.partial(_forget, place)
         references = tuple(weakref.ref(owner, gone) for owner in owners)

@@ -106,6 +106,13 @@ def test_an_infinite_edge_of_a_domain_is_no_step_too_long():
     assert gdjax.minimize(lambda x: jnp.exp(x**2), jnp.float32(3.0), gdjax.gd(0.1)).status == Status.DIVERGED
 
 
+def test_joined_rules_may_be_joined_again():
+    joined = gdjax.stop.either(gdjax.stop.grad_norm(1e-9) | gdjax.stop.target(1.0), gdjax.stop.plateau(500))
+    result = gdjax.minimize(lambda w: jnp.sum(w**2), jnp.full(2, 5.0), gdjax.gd(0.1), stop=joined)  # zip() argument 2 is shorter than argument 1
+    assert result.status == Status.STOPPED
+    assert result.value <= 1
+
+
 def test_plateau_keeps_strict_promotion():
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
         rule, stop = gdjax.gd(jnp.float32(0.1)), gdjax.stop.plateau(3, atol=1e-3)
